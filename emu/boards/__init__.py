@@ -1,0 +1,1 @@
+"""Boards one can read: chips, addresses, irqs."""

@@ -1,0 +1,1 @@
+"""Guest images: what they are, and how they get into memory."""

@@ -1,0 +1,1 @@
+"""One piece of work over every I/O path, and what each cost."""

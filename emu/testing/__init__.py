@@ -1,0 +1,1 @@
+"""Helpers for tests of chips and queues; shipped, imported only by tests."""
