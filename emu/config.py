@@ -1,0 +1,107 @@
+"""What a user asks of one machine, and how the machine ended.
+
+Plain values between the command line (which fills them in) and the board (which builds from them).
+Imports nothing of this package; holds no check that needs a device, a file or the host.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+MIB = 1 << 20
+
+DriveInterface = Literal["ide", "virtio", "none"]
+EngineChoice = Literal["auto", "fast", "public"]
+
+
+@dataclass(frozen=True, slots=True)
+class DriveConfig:
+    """One `-drive`. `index` is the slot on its interface (IDE: 0 to 3), None where `interface` is "none".
+
+    `format` None means: look at the file. `snapshot` keeps writes off the file. `cache` is QEMU's word
+    ("unsafe": a guest's FLUSH need not reach the medium).
+    """
+
+    file: str
+    interface: DriveInterface = "ide"
+    format: str | None = None
+    read_only: bool = False
+    snapshot: bool = False
+    id: str | None = None
+    index: int | None = None
+    cache: str = "writeback"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """One `-device`: QEMU's driver name and the properties as the user wrote them, checked by name and kind."""
+
+    driver: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectConfig:
+    """One `-object`, `iothread` for now."""
+
+    kind: str
+    id: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitsConfig:
+    """What `--exits` wants beyond exact counts. `file` "-" is standard output, None the table on stderr."""
+
+    by_function: bool = False
+    timed: bool = False
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """One machine.
+
+    `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input either)
+    or "file:PATH"; the board does not look at it, it calls `serial_out`. `icount` is QEMU's shift: one
+    instruction takes 2**shift ns of guest time; None is host time. `timeout_s` is host seconds, kept by
+    the command's main loop, which calls `Machine.stop`.
+    """
+
+    ram_bytes: int = 128 * MIB
+    kernel: str | None = None
+    initrd: str | None = None
+    append: str = ""
+    bios: str | None = None
+    drives: tuple[DriveConfig, ...] = ()
+    devices: tuple[DeviceConfig, ...] = ()
+    objects: tuple[ObjectConfig, ...] = ()
+    serial: str = "mon:stdio"
+    no_reboot: bool = False
+    engine: EngineChoice = "auto"
+    icount: int | None = None
+    exits: ExitsConfig | None = None
+    trace: str | None = None
+    timeout_s: float | None = None
+    name: str = ""
+
+
+class OutcomeKind(enum.Enum):
+    """How a machine's run ended."""
+
+    POWER_OFF = "power-off"
+    DEBUG_EXIT = "isa-debug-exit"
+    TRIPLE_FAULT = "triple fault"
+    HALTED = "halted with interrupts off"
+    RESET = "reset"
+    STOPPED = "stopped from outside"
+    TIMEOUT = "timed out"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a run. `value` is what the guest wrote to isa-debug-exit, else 0."""
+
+    kind: OutcomeKind
+    value: int = 0
