@@ -1,0 +1,98 @@
+"""Guest RAM: one shared memfd, seen by every thread and process, checked at each use."""
+
+import contextlib
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emu.errors import ConfigError, EmuError
+
+PAGE = 4096
+LOW_LIMIT = 0xC000_0000
+"""RAM above 3 GiB continues at 4 GiB; the gap belongs to devices."""
+HIGH_BASE = 1 << 32
+
+
+class GuestAddressError(EmuError):
+    """The guest gave an address range that is not wholly in RAM."""
+
+    def __init__(self, gpa: int, length: int) -> None:
+        super().__init__(f"{length:#x} bytes at {gpa:#010x} are not in RAM")
+
+
+@dataclass(frozen=True)
+class RamRange:
+    """A contiguous piece of guest-physical RAM: bytes [gpa, gpa + size), at `offset` of the memfd."""
+
+    gpa: int
+    size: int
+    offset: int
+
+
+class GuestMemory:
+    """All of the guest's RAM. Any thread may use views; `ranges` lists the pieces by address.
+
+    `on_written(gpa, length)` is the CPU's hook: it forgets translated code of the range. Raises ConfigError
+    for a size that cannot be had.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1 << 20 or size % PAGE:
+            raise ConfigError(
+                f"memory size {size} bytes: it must be a multiple of 4096 and at least 1 MiB; try -m 128"
+            )
+        self.size = size
+        low = min(size, LOW_LIMIT)
+        self.ranges = [RamRange(0, low, 0)]
+        if size > low:
+            self.ranges.append(RamRange(HIGH_BASE, size - low, low))
+        self.fd = os.memfd_create("emu-guest-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self.fd, size)
+            self._map = mmap.mmap(self.fd, size, mmap.MAP_SHARED)
+        except (OSError, OverflowError) as error:
+            os.close(self.fd)
+            raise ConfigError(
+                f"memory size {size >> 20} MiB: the host refuses it ({error}); try a smaller -m"
+            ) from error
+        self._bytes = memoryview(self._map)
+        self._low = low
+        self.on_written: Callable[[int, int], None] = _no_code
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """The bytes [gpa, gpa + length), writable, not copied. Raises GuestAddressError."""
+        end = gpa + length
+        if 0 <= gpa <= end <= self._low:
+            return self._bytes[gpa:end]
+        return self._high_view(gpa, length)
+
+    def _high_view(self, gpa: int, length: int) -> memoryview:
+        for piece in self.ranges[1:]:
+            if piece.gpa <= gpa and length >= 0 and gpa + length <= piece.gpa + piece.size:
+                start = gpa - piece.gpa + piece.offset
+                return self._bytes[start : start + length]
+        raise GuestAddressError(gpa, length)
+
+    def written(self, gpa: int, length: int) -> None:
+        """A device or loader has written the range: code translated from it is dropped.
+
+        Callable from any thread; to be called before the guest is told of the data.
+        """
+        self.on_written(gpa, length)
+
+    @property
+    def map(self) -> mmap.mmap:
+        """The whole memfd, in the order of `ranges`; for the CPU, which maps it."""
+        return self._map
+
+    def close(self) -> None:
+        """Unmap; views that are still held keep the pages alive until they go."""
+        self._bytes.release()
+        with contextlib.suppress(BufferError):  # a view or the CPU's pointer is alive: the pages go with it
+            self._map.close()
+        os.close(self.fd)
+
+
+def _no_code(_gpa: int, _length: int) -> None:
+    """No CPU has translated anything yet."""

@@ -1,0 +1,262 @@
+"""Guest-physical addresses outside of RAM, in flat tables by page.
+
+The CPU engine is given areas: one callback pair each, offsets counted from the area's base. The area below
+4 GiB where chips and PCI windows live is a flat table; all other space is a dict by page.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from emu.bus.types import AccessError, Region
+from emu.bus.window import ONES, FaultLog, Unclaimed, Window
+from emu.errors import MapError
+
+SHIFT: Final = 12
+PAGE: Final = 1 << SHIFT
+HOT_BASE: Final = 0xE000_0000
+HOT_SIZE: Final = 0x2000_0000
+SPACE: Final = 1 << 40
+"""The physical address width the CPU reports."""
+LARGE: Final = 1 << 20
+"""Windows above this size are counted as one register: a slot per register would cost too much."""
+
+ReadAt = Callable[[int, int, int, int], int]
+"""(engine, offset in the area, width, user) -> value."""
+WriteAt = Callable[[int, int, int, int, int], None]
+"""(engine, offset in the area, width, value, user)."""
+
+
+class Area(NamedTuple):
+    """One stretch of guest-physical space, `size` bytes from `base` on, that the engine hands over."""
+
+    base: int
+    size: int
+    read: ReadAt
+    write: WriteAt
+
+
+class Place:
+    """A window and its counters: one slot per 32-bit register."""
+
+    __slots__ = ("reads", "window", "writes")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        slots = 1 if window.size > LARGE else (window.size + 3) // 4
+        self.reads, self.writes = [0] * slots, [0] * slots
+
+
+class SharedPage:
+    """A page that several windows share or that one fills in part; a `Region` of one page."""
+
+    size = PAGE
+
+    def __init__(self, base: int, unclaimed: Place) -> None:
+        self.base = base
+        self.places: list[Place] = []
+        self._unclaimed = unclaimed
+
+    def _find(self, at: int, width: int) -> Place:
+        for place in self.places:
+            base = place.window.base
+            if base <= at and at + width <= base + place.window.size:
+                return place
+        return self._unclaimed
+
+    def read(self, offset: int, width: int) -> int:
+        """Pass a read on to the window below it, counted there."""
+        at = self.base + offset
+        place = self._find(at, width)
+        offset = at - place.window.base
+        place.reads[offset >> 2 if len(place.reads) > offset >> 2 else 0] += 1
+        return place.window.region.read(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """Pass a write on to the window below it, counted there."""
+        at = self.base + offset
+        place = self._find(at, width)
+        offset = at - place.window.base
+        place.writes[offset >> 2 if len(place.writes) > offset >> 2 else 0] += 1
+        place.window.region.write(offset, width, value)
+
+    def register_name(self, offset: int, is_write: bool) -> str:
+        """The name that the window below it gives."""
+        window = self._find(self.base + offset, 1).window
+        return window.region.register_name(self.base + offset - window.base, is_write)
+
+
+class MmioBus:
+    """The machine's memory-mapped chips; the vCPU thread's own.
+
+    `fail` is told of anything a chip raises that is not an AccessError: an error of ours, not of the guest.
+    """
+
+    def __init__(self, faults: FaultLog, fail: Callable[[BaseException], None]) -> None:
+        self._faults, self._fail = faults, fail
+        self._unclaimed = Place(Window(0, PAGE, Unclaimed(PAGE), "unclaimed address", "device"))
+        self._scratch = [0] * (PAGE // 4)
+        pages = HOT_SIZE >> SHIFT
+        nothing = self._unclaimed.window.region
+        self._read: list[Callable[[int, int], int]] = [nothing.read] * pages
+        self._write: list[Callable[[int, int, int], None]] = [nothing.write] * pages
+        self._start = list(range(0, HOT_SIZE, PAGE))
+        self._reads = [self._unclaimed.reads] * pages
+        self._writes = [self._unclaimed.writes] * pages
+        self._shared: dict[int, SharedPage] = {}  # by page number, as the next one
+        self._whole: dict[int, Place] = {}
+        self._places: dict[int, Place] = {}
+        self._retired: list[Place] = []
+
+    # ---- the map -----------------------------------------------------------------------------------
+
+    def map(self, base: int, region: Region, name: str, kind: str = "device") -> Window:
+        """Let `region` answer its `size` bytes from `base` on. Raises MapError."""
+        size = region.size
+        if size <= 0 or base < 0 or base + size > SPACE:
+            raise MapError(f"{name}: {size:#x} bytes at {base:#010x} do not fit the address space")
+        for place in self._places.values():
+            taken = place.window
+            if base < taken.base + taken.size and taken.base < base + size:
+                raise MapError(f"{name} at {base:#010x} overlaps {taken.name} ({taken.base:#010x})")
+        place = Place(Window(base, size, region, name, kind))
+        self._places[base] = place
+        self._lead(place, mapped=True)
+        return place.window
+
+    def unmap(self, base: int) -> None:
+        """Take away the window that starts at `base`; its counts stay. Raises MapError where none does."""
+        place = self._places.pop(base, None)
+        if place is None:
+            raise MapError(f"no window starts at {base:#010x}")
+        self._retired.append(place)
+        self._lead(place, mapped=False)
+
+    def _lead(self, place: Place, *, mapped: bool) -> None:
+        base, end = place.window.base, place.window.base + place.window.size
+        for page in range(base >> SHIFT, (end + PAGE - 1) >> SHIFT):
+            whole = base <= page << SHIFT and (page + 1) << SHIFT <= end and place.window.size <= LARGE
+            if whole and mapped:
+                self._whole[page] = place
+            elif whole:
+                del self._whole[page]
+            else:
+                self._share(page, place, mapped=mapped)
+            self._refresh(page)
+
+    def _share(self, page: int, place: Place, *, mapped: bool) -> None:
+        shared = self._shared.setdefault(page, SharedPage(page << SHIFT, self._unclaimed))
+        if mapped:
+            shared.places.append(place)
+            return
+        shared.places.remove(place)
+        if not shared.places:
+            del self._shared[page]
+
+    def _refresh(self, page: int) -> None:
+        """Bring the flat table's entry up to date with the map."""
+        i = page - (HOT_BASE >> SHIFT)
+        if not 0 <= i < len(self._read):
+            return
+        region, start, reads, writes = self._target(page)
+        self._read[i], self._write[i] = region.read, region.write
+        self._start[i], self._reads[i], self._writes[i] = start - HOT_BASE, reads, writes
+
+    def _target(self, page: int) -> tuple[Region, int, list[int], list[int]]:
+        """Who answers a page: region, address its offsets count from, counters."""
+        if (place := self._whole.get(page)) is not None:
+            return place.window.region, place.window.base, place.reads, place.writes
+        if (shared := self._shared.get(page)) is not None:
+            return shared, page << SHIFT, self._scratch, self._scratch
+        return self._unclaimed.window.region, page << SHIFT, self._unclaimed.reads, self._unclaimed.writes
+
+    def places(self) -> Iterator[Place]:
+        """Every window that is or was mapped, with its counters, and the unclaimed space."""
+        yield from self._places.values()
+        yield from self._retired
+        yield self._unclaimed
+
+    # ---- what the engine calls ---------------------------------------------------------------------
+
+    def areas(self, ram: list[tuple[int, int]]) -> list[Area]:
+        """All space but the (base, size) ranges of `ram`, cut at the flat table's borders."""
+        taken = sorted([*ram, (HOT_BASE, HOT_SIZE), (SPACE, 0)])
+        found = [Area(HOT_BASE, HOT_SIZE, self._hot_read(), self._hot_write())]
+        at = 0
+        for base, size in taken:
+            if base > at:
+                found.append(Area(at, base - at, self._cold_read(at), self._cold_write(at)))
+            at = max(at, base + size)
+        return found
+
+    def _hot_read(self) -> ReadAt:
+        reads, start, region_read = self._reads, self._start, self._read
+
+        def read(_engine: int, at: int, width: int, _user: int) -> int:
+            """Answer one load; every load from the flat area passes here."""
+            page = at >> 12
+            offset = at - start[page]
+            reads[page][offset >> 2] += 1
+            try:
+                return region_read[page](offset, width)
+            except AccessError as error:
+                return self._answer(HOT_BASE + at, width, error, is_write=False)
+            except BaseException as error:  # ours: stop the machine, never unwind into the engine
+                self._fail(error)
+                return ONES[width]
+
+        return read
+
+    def _hot_write(self) -> WriteAt:
+        writes, start, region_write = self._writes, self._start, self._write
+
+        def write(_engine: int, at: int, width: int, value: int, _user: int) -> None:
+            """Carry out one store; every store to the flat area passes here."""
+            page = at >> 12
+            offset = at - start[page]
+            writes[page][offset >> 2] += 1
+            try:
+                region_write[page](offset, width, value)
+            except AccessError as error:
+                self._answer(HOT_BASE + at, width, error, is_write=True)
+            except BaseException as error:  # ours: stop the machine, never unwind into the engine
+                self._fail(error)
+
+        return write
+
+    def _cold_read(self, base: int) -> ReadAt:
+        def read(_engine: int, at: int, width: int, _user: int) -> int:
+            at += base
+            region, start, reads, _ = self._target(at >> SHIFT)
+            reads[(at - start) >> 2] += 1
+            try:
+                return region.read(at - start, width)
+            except AccessError as error:
+                return self._answer(at, width, error, is_write=False)
+            except BaseException as error:  # ours, as above
+                self._fail(error)
+                return ONES[width]
+
+        return read
+
+    def _cold_write(self, base: int) -> WriteAt:
+        def write(_engine: int, at: int, width: int, value: int, _user: int) -> None:
+            at += base
+            region, start, _, writes = self._target(at >> SHIFT)
+            writes[(at - start) >> 2] += 1
+            try:
+                region.write(at - start, width, value)
+            except AccessError as error:
+                self._answer(at, width, error, is_write=True)
+            except BaseException as error:  # ours, as above
+                self._fail(error)
+
+        return write
+
+    def _answer(self, at: int, width: int, error: AccessError, *, is_write: bool) -> int:
+        region, start, _, _ = self._target(at >> SHIFT)
+        place = self._whole.get(at >> SHIFT)
+        name = place.window.name if place is not None else "mmio"
+        register = region.register_name(at - start, is_write)
+        where = f"{name} {at & -PAGE:#010x}" if place is None else name
+        self._faults.add(where, f"{'write' if is_write else 'read'} {register}", error.fault)
+        return ONES[width]

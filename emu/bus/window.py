@@ -1,0 +1,87 @@
+"""A window: one region's place in an address space, and what became of the accesses to it."""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from emu.bus.types import AccessError, Fault, Region
+
+MAX_FAULT_LINES: Final = 64
+ONES: Final = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
+
+
+class Window:
+    """`size` addresses from `base` on that lead to `region`.
+
+    `kind` says who answers, for the ledger: "device", "irqchip", "light" (an ioeventfd) or "marker".
+    """
+
+    __slots__ = ("base", "kind", "name", "region", "size")
+
+    def __init__(self, base: int, size: int, region: Region, name: str, kind: str) -> None:
+        self.base, self.size, self.region, self.name, self.kind = base, size, region, name, kind
+
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.base:#06x}-{self.base + self.size - 1:#06x})"
+
+
+class FaultLog:
+    """Guest accesses that did not fit: all are counted, each kind is told once, lines are bounded."""
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self.counts: dict[tuple[str, str, Fault], int] = {}
+        self._tell = tell if tell is not None else _to_stderr
+
+    def add(self, where: str, register: str, fault: Fault) -> None:
+        """Count one; write a line if it is the first of its kind."""
+        key = (where, register, fault)
+        seen = self.counts.get(key)
+        if seen is not None:
+            self.counts[key] = seen + 1
+        elif len(self.counts) < MAX_FAULT_LINES:
+            self.counts[key] = 1
+            self._tell(f"guest: {where} {register}: {fault.value}")
+        else:
+            other = ("others", "", fault)
+            self.counts[other] = self.counts.get(other, 0) + 1
+
+
+class Unclaimed:
+    """Addresses that nothing decodes: reads give all ones, writes go nowhere."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def read(self, _offset: int, _width: int) -> int:
+        """All ones, counted as a fault."""
+        raise AccessError(Fault.NO_REGISTER)
+
+    def write(self, _offset: int, _width: int, _value: int) -> None:
+        """Nothing, counted as a fault."""
+        raise AccessError(Fault.NO_REGISTER)
+
+    def register_name(self, offset: int, _is_write: bool) -> str:
+        """The bare address."""
+        return f"{offset:#06x}"
+
+
+class Absent:
+    """Addresses that are known and deliberately not modelled: no line in the log."""
+
+    def __init__(self, size: int = 1, name: str = "absent", answer: int = 0xFFFF_FFFF) -> None:
+        self.size, self._name, self._answer = size, name, answer
+
+    def read(self, _offset: int, width: int) -> int:
+        """The fixed answer."""
+        return self._answer & ONES[width]
+
+    def write(self, _offset: int, _width: int, _value: int) -> None:
+        """Nothing."""
+
+    def register_name(self, offset: int, _is_write: bool) -> str:
+        """One name for all."""
+        return f"{self._name}+{offset:#x}"
+
+
+def _to_stderr(line: str) -> None:
+    print(f"emu: {line}", file=sys.stderr)
