@@ -102,7 +102,7 @@ def test_a_chip_that_breaks_is_reported_and_never_unwinds_into_the_engine(lab: L
 
 def test_overlapping_windows_are_refused_with_both_names(lab: Lab) -> None:
     lab.pio.map(0x20, 2, Scratch(2), "pic0")
-    with pytest.raises(MapError, match=r"elcr at port 0x0021 overlaps pic0 \(0x0020\)"):
+    with pytest.raises(MapError, match=r"elcr at port 0x0020 overlaps pic0 \(0x0020\)"):
         lab.pio.map(0x1F, 3, Scratch(3), "elcr")
     lab.mmio.map(0xFEE0_0000, Scratch(4096), "lapic")
     with pytest.raises(MapError, match=r"bar0 at 0xfedf0000 overlaps lapic \(0xfee00000\)"):
