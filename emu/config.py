@@ -35,7 +35,7 @@ class DriveConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """One `-device`: QEMU's driver name and the properties as the user wrote them, checked by name and kind."""
+    """One `-device`: QEMU's driver name and the properties as written, checked by name and kind."""
 
     driver: str
     properties: Mapping[str, str] = field(default_factory=dict)

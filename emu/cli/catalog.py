@@ -1,0 +1,139 @@
+"""The `-device` and `-object` names that can be given, their properties, and those that are still to come.
+
+Names, spelling and defaults are QEMU's (`qemu-system-x86_64 -device NAME,help`); `ours` marks what it lacks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from emu.cli.options import choice, nearest, number, switch
+from emu.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A property's values: as the help shows them, and a check `(name, text)` that raises ConfigError."""
+
+    shown: str
+    check: Callable[[str, str], object]
+
+
+def _any_text(name: str, text: str) -> None:
+    if not text:
+        raise ConfigError(f"{name} needs a value")
+
+
+def _within(low: int, high: int) -> Kind:
+    return Kind(f"{low}..{high}", lambda name, text: number(name, text, low, high))
+
+
+def _one_of(*words: str) -> Kind:
+    return Kind("|".join(words), lambda name, text: choice(name, text, words))
+
+
+TEXT = Kind("text", _any_text)
+SWITCH = Kind("on|off", switch)
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One property of a device."""
+
+    name: str
+    kind: Kind
+    help: str
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One `-device` name. `required` are the properties without which it makes no sense."""
+
+    name: str
+    help: str
+    properties: tuple[Property, ...]
+    required: tuple[str, ...] = ()
+
+
+ID = Property("id", TEXT, "a name for the device")
+ADDR = Property("addr", TEXT, "PCI slot on bus 0, hexadecimal as in QEMU: 4 or 4.0")
+
+DRIVERS: tuple[Driver, ...] = (
+    Driver(
+        "isa-debug-exit",
+        "a port; writing N ends the emulator with status (N << 1) | 1",
+        (
+            ID,
+            Property("iobase", _within(0, 0xFFFF), "first port, default 0x501"),
+            Property("iosize", _within(1, 4), "ports, default 2"),
+        ),
+    ),
+    Driver(
+        "virtio-blk-pci",
+        "a virtio 1.2 disk on PCI",
+        (
+            ID,
+            ADDR,
+            Property("drive", TEXT, "the id of a -drive with if=none"),
+            Property("serial", TEXT, "what GET_ID answers, at most 20 bytes"),
+            Property("num-queues", _within(1, 16), "request queues, default 1"),
+            Property("queue-size", _within(2, 1024), "descriptors a queue, a power of two, default 256"),
+            Property("event_idx", SWITCH, "offer VIRTIO_F_EVENT_IDX, default on"),
+            Property("indirect_desc", SWITCH, "offer VIRTIO_F_INDIRECT_DESC, default on"),
+            Property("disable-legacy", _one_of("on", "auto"), "only the modern transport is built"),
+            Property("disable-modern", _one_of("off", "false"), "only the modern transport is built"),
+            Property("iothread", TEXT, "serve the queues in this -object iothread"),
+            Property("vhost", SWITCH, "serve the queues in the host kernel's role", ours=True),
+        ),
+        required=("drive",),
+    ),
+)
+
+OBJECTS: tuple[Driver, ...] = (
+    Driver("iothread", "a thread that serves device queues", (ID,), required=("id",)),
+)
+
+DEVICES_LATER: Mapping[str, str] = {
+    "virtio-net-pci": "network devices are still to come",
+    "virtio-rng-pci": "virtio-blk-pci is the virtio device so far",
+    "virtio-serial-pci": "use -serial stdio",
+    "virtio-scsi-pci": "use virtio-blk-pci",
+    "virtio-blk": 'write its full name, "virtio-blk-pci"',
+    "e1000": "network devices are still to come",
+    "nvme": "use virtio-blk-pci, or -drive if=ide",
+    "vhost-user-blk-pci": "virtio-blk-pci,vhost=on is the nearest",
+    "vhost-user-net": "network devices are still to come",
+    "vhost-vdpa-device-pci": "virtio-blk-pci,vhost=on is the nearest",
+    "vfio-pci": "virtio-blk-pci,vhost=on is the nearest",
+    "vfio-user-pci": "virtio-blk-pci,vhost=on is the nearest",
+    "ide-hd": "use -drive if=ide,index=N",
+    "isa-debugcon": "port 0xe9 is there without it",
+    "isa-serial": "use -serial",
+    "VGA": "use -serial stdio",
+}
+
+
+def find_driver(name: str, drivers: tuple[Driver, ...] = DRIVERS) -> Driver:
+    """The driver called `name`. Raises ConfigError with the nearest one."""
+    for driver in drivers:
+        if driver.name == name:
+            return driver
+    if drivers is DRIVERS and name in DEVICES_LATER:
+        raise ConfigError(f"{name}: not supported yet; {DEVICES_LATER[name]}")
+    known = [driver.name for driver in drivers]
+    raise ConfigError(f'"{name}" is not known; {nearest(name, known)}')
+
+
+def check_properties(driver: Driver, properties: Mapping[str, str]) -> None:
+    """Raise ConfigError for a property the driver lacks, a wrong value, or one that is missing."""
+    known = {prop.name: prop for prop in driver.properties}
+    for key, text in properties.items():
+        if key not in known:
+            raise ConfigError(f'{driver.name} has no property "{key}"; {nearest(key, known)}')
+        try:
+            known[key].kind.check(key, text)
+        except ConfigError as error:
+            raise ConfigError(f"{driver.name}: {error}") from None
+    for key in driver.required:
+        if key not in properties:
+            raise ConfigError(f"{driver.name} needs {key}=")

@@ -1,0 +1,438 @@
+"""QEMU's flags as `emu run` and `emu smoke` take them: one table, and the checks across flags.
+
+Source of names and values: qemu(1). The subset is strict: what is accepted means the same on both; what is
+known but not built says so; nothing is ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from emu.cli.catalog import OBJECTS, check_properties, find_driver
+from emu.cli.options import (
+    Option,
+    choice,
+    key_values,
+    nearest,
+    number,
+    parse,
+    seconds,
+    size,
+    switch,
+    unique_keys,
+)
+from emu.config import (
+    DeviceConfig,
+    DriveConfig,
+    DriveInterface,
+    EngineChoice,
+    ExitsConfig,
+    MachineConfig,
+    ObjectConfig,
+)
+from emu.errors import ConfigError
+
+PAGE = 4096
+RAM_MIN, RAM_MAX = 1 << 20, 1 << 40
+IDE_SLOTS = 4
+CACHE_MODES = ("writeback", "none", "writethrough", "directsync", "unsafe")
+DRIVE_KEYS = ("file", "if", "format", "readonly", "snapshot", "id", "index", "media", "cache")
+INTERFACES: Mapping[str, DriveInterface] = {"ide": "ide", "virtio": "virtio", "none": "none"}
+ENGINES: Mapping[str, EngineChoice] = {"auto": "auto", "fast": "fast", "public": "public"}
+EXITS_WORDS = ("symbols", "time")
+SERIALS_LATER = ("pty", "vc", "unix", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
+
+LATER: Mapping[str, str] = {
+    "bios": "without firmware, -kernel FILE or an IMAGE boots",
+    "pflash": "without firmware, -kernel FILE or an IMAGE boots",
+    "L": "without firmware, -kernel FILE or an IMAGE boots",
+    "boot": "without firmware, -kernel FILE or an IMAGE boots",
+    "cdrom": "-drive file=FILE,if=ide or if=virtio gives a disk",
+    "fda": "-drive file=FILE,if=ide or if=virtio gives a disk",
+    "fdb": "-drive file=FILE,if=ide or if=virtio gives a disk",
+    "blockdev": "-drive file=FILE,if=none,id=ID gives the same disk",
+    "netdev": "-nic none is the network so far",
+    "gdb": "--exits=symbols and --trace FILE.json show what the guest does",
+    "s": "--exits=symbols and --trace FILE.json show what the guest does",
+    "S": "--exits=symbols and --trace FILE.json show what the guest does",
+    "d": "--exits=symbols and --trace FILE.json show what the guest does",
+    "D": "--exits=symbols and --trace FILE.json show what the guest does",
+    "mon": "-monitor none is the monitor so far",
+    "enable-kvm": "-accel tcg is the accelerator",
+    "debugcon": "port 0xe9 is there without it",
+    "parallel": "-serial is there",
+    "vnc": "-display none and -nographic are there",
+    "spice": "-display none and -nographic are there",
+    "curses": "-display none and -nographic are there",
+    "rtc": "the clock starts at the host's time in UTC, as QEMU's does",
+    "usb": "-device virtio-blk-pci and -drive are there",
+    "usbdevice": "-device virtio-blk-pci and -drive are there",
+    "audio": "there is no sound",
+    "fw_cfg": "-append and -initrd reach the guest",
+    "smbios": "-append and -initrd reach the guest",
+    "acpitable": "-append and -initrd reach the guest",
+    "global": "give the property to -device",
+    "set": "give the property to -device",
+    "readconfig": "give the flags themselves",
+    "incoming": "start the guest from its image",
+    "loadvm": "start the guest from its image",
+    "no-shutdown": "power-off always ends the run",
+    "action": "-no-reboot is there",
+    "watchdog-action": "-no-reboot is there",
+    "daemonize": "run it in the background: emu run ... &",
+    "pidfile": "run it in the background: emu run ... &",
+    "numa": "there is one CPU and one memory",
+    "fsdev": "-drive is there",
+    "virtfs": "-drive is there",
+    "tpmdev": "there is no TPM",
+}
+
+
+@dataclass(slots=True)
+class Draft:
+    """What the flags have said so far. `serials` are in the order given; `image` is the positional word."""
+
+    config: MachineConfig = field(default_factory=MachineConfig)
+    image: str | None = None
+    serials: list[str] = field(default_factory=list)
+    chardevs: dict[str, str] = field(default_factory=dict)
+    no_defaults: bool = False
+    snapshot: bool = False
+    help: bool = False
+
+    def set_image(self, word: str) -> None:
+        """Take the positional IMAGE. Raises ConfigError on a second one."""
+        if self.image is not None:
+            raise ConfigError(f'"{word}": one IMAGE is enough, "{self.image}" came before it')
+        self.image = word
+
+
+def _memory(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "size"), ("size",))
+    ram = size("memory", values["size"], "m")
+    if not RAM_MIN <= ram <= RAM_MAX:
+        raise ConfigError(f"memory of {text} is impossible; 1M to 1T can be asked for, 128M is the default")
+    draft.config = replace(draft.config, ram_bytes=-(-ram // PAGE) * PAGE)
+
+
+def _drive(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text), DRIVE_KEYS)
+    if not values.get("file"):
+        raise ConfigError("needs file=FILE")
+    choice("media", values.get("media", "disk"), ("disk",))
+    interface = INTERFACES[choice("if", values.get("if", "ide"), INTERFACES)]
+    index = values.get("index")
+    if index is not None and interface == "none":
+        raise ConfigError("index= needs if=ide or if=virtio")
+    drive = DriveConfig(
+        file=values["file"],
+        interface=interface,
+        format=choice("format", values["format"], ("raw", "qcow2")) if "format" in values else None,
+        read_only=switch("readonly", values.get("readonly", "off")),
+        snapshot=switch("snapshot", values.get("snapshot", "off")),
+        id=values.get("id"),
+        index=None if index is None else number("index", index, 0, 31),
+        cache=choice("cache", values.get("cache", "writeback"), CACHE_MODES),
+    )
+    draft.config = replace(draft.config, drives=(*draft.config.drives, drive))
+
+
+def _ide_disk(index: int) -> Callable[[Draft, str], None]:
+    def apply(draft: Draft, text: str) -> None:
+        drive = DriveConfig(file=text, interface="ide", index=index)
+        draft.config = replace(draft.config, drives=(*draft.config.drives, drive))
+
+    return apply
+
+
+def _device(draft: Draft, text: str) -> None:
+    properties = dict(key_values(text, "driver"))
+    driver = find_driver(properties.pop("driver", ""))
+    check_properties(driver, properties)
+    device = DeviceConfig(driver.name, properties)
+    draft.config = replace(draft.config, devices=(*draft.config.devices, device))
+
+
+def _object(draft: Draft, text: str) -> None:
+    properties = dict(key_values(text, "qom-type"))
+    driver = find_driver(properties.pop("qom-type", ""), OBJECTS)
+    check_properties(driver, properties)
+    made = ObjectConfig(driver.name, properties.pop("id"), properties)
+    draft.config = replace(draft.config, objects=(*draft.config.objects, made))
+
+
+def _serial(draft: Draft, text: str) -> None:
+    kind, _, rest = text.partition(":")
+    if text in ("stdio", "mon:stdio", "null", "none") or (kind in ("file", "chardev") and rest):
+        draft.serials.append(text)
+        return
+    instead = "use stdio, mon:stdio, file:PATH, null or none"
+    if kind in SERIALS_LATER or text.startswith("/dev/"):
+        raise ConfigError(f'"{text}" is not supported yet; {instead}')
+    raise ConfigError(f'"{text}" is not known; {instead}')
+
+
+def _chardev(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "backend"), ("backend", "id", "path", "mux"))
+    backend = choice("backend", values.get("backend", ""), ("stdio", "null", "file"))
+    if not values.get("id"):
+        raise ConfigError("needs id=ID")
+    if ("path" in values) != (backend == "file"):
+        raise ConfigError("path= belongs to the backend file, and file needs it")
+    mux = switch("mux", values.get("mux", "off"))
+    if mux and backend != "stdio":
+        raise ConfigError("mux=on is supported with stdio alone")
+    target = {"stdio": "mon:stdio" if mux else "stdio", "null": "null", "file": f"file:{values.get('path')}"}
+    draft.chardevs[values["id"]] = target[backend]
+
+
+def _machine(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "type"), ("type", "accel"))
+    choice("machine", values.get("type", "pc"), ("pc",))
+    if "accel" in values:
+        _accel(draft, values["accel"])
+
+
+def _accel(_draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "accel"), ("accel", "thread"))
+    choice("accelerator", values.get("accel", ""), ("tcg",))
+    choice("thread", values.get("thread", "single"), ("single", "multi"))
+
+
+def _cpu(_draft: Draft, text: str) -> None:
+    choice("CPU", text, ("qemu64", "max"))
+
+
+def _smp(_draft: Draft, text: str) -> None:
+    keys = ("cpus", "maxcpus", "sockets", "dies", "cores", "threads")
+    for key, value in unique_keys(key_values(text, "cpus"), keys).items():
+        if value != "1":
+            raise ConfigError(f"{key}={value}: there is one CPU; use -smp 1")
+
+
+def _icount(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "shift"), ("shift", "align", "sleep"))
+    if values.get("shift", "auto") == "auto":
+        raise ConfigError("shift=auto is not supported; use shift=N, one instruction takes 2**N ns")
+    for key in ("align", "sleep"):
+        if switch(key, values.get(key, "off")):
+            raise ConfigError(f"{key}=on is not supported; {key}=off is what happens")
+    draft.config = replace(draft.config, icount=number("shift", values["shift"], 0, 10))
+
+
+def _exits(draft: Draft, text: str) -> None:
+    words = key_values(text, "what") if text else []
+    exits = ExitsConfig()
+    for key, value in words:
+        word = value if key == "what" else key
+        if word == "symbols":
+            exits = replace(exits, by_function=True)
+        elif word == "time":
+            exits = replace(exits, timed=True)
+        elif word == "-" or "." in word or "/" in word:
+            exits = replace(exits, file=word)
+        else:
+            raise ConfigError(f'"{word}" is neither {" nor ".join(EXITS_WORDS)} nor a FILE.json')
+    draft.config = replace(draft.config, exits=exits)
+
+
+def _name(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "guest"), ("guest",))
+    draft.config = replace(draft.config, name=values["guest"])
+
+
+def _nographic(draft: Draft, _text: str) -> None:
+    """No window is ever made, and COM1 is on mon:stdio unless told otherwise: nothing changes."""
+
+
+def _only(*words: str, instead: str) -> Callable[[Draft, str], None]:
+    """A flag of which only these values are built, and those ask for what is so anyway."""
+
+    def apply(_draft: Draft, text: str) -> None:
+        if text not in words:
+            raise ConfigError(f'"{text}" is not supported yet; {instead}')
+
+    return apply
+
+
+def _set_text(name: str) -> Callable[[Draft, str], None]:
+    """A flag whose value is a field of the configuration."""
+    setters: Mapping[str, Callable[[MachineConfig, str], MachineConfig]] = {
+        "kernel": lambda config, text: replace(config, kernel=text),
+        "initrd": lambda config, text: replace(config, initrd=text),
+        "append": lambda config, text: replace(config, append=text),
+        "trace": lambda config, text: replace(config, trace=text),
+        "timeout": lambda config, text: replace(config, timeout_s=seconds("timeout", text)),
+        "engine": lambda config, text: replace(config, engine=ENGINES[choice("engine", text, ENGINES)]),
+        "no-reboot": lambda config, _text: replace(config, no_reboot=True),
+    }
+    setter = setters[name]
+
+    def apply(draft: Draft, text: str) -> None:
+        draft.config = setter(draft.config, text)
+
+    return apply
+
+
+def _mark(name: str) -> Callable[[Draft, str], None]:
+    """A flag without value that the draft remembers."""
+
+    def apply(draft: Draft, _text: str) -> None:
+        setattr(draft, name, True)
+
+    return apply
+
+
+_NO_NET = _only("none", instead="network devices are still to come; use none")
+
+TABLE: tuple[Option[Draft], ...] = (
+    Option("m", "[size=]MEGS", _memory, "guest memory, default 128M; MiB, or with a suffix K, M, G"),
+    Option("kernel", "FILE", _set_text("kernel"), "boot this kernel: ELF (PVH, multiboot), bzImage"),
+    Option("initrd", "FILE", _set_text("initrd"), "the kernel's first module or initial RAM disk"),
+    Option("append", "TEXT", _set_text("append"), "the kernel's command line"),
+    Option(
+        "drive",
+        "file=FILE[,if=ide|virtio|none][,...]",
+        _drive,
+        "a disk; also format=raw|qcow2, readonly=, snapshot=, id=, index=, media=disk, cache=",
+    ),
+    Option("hda", "FILE", _ide_disk(0), "the first IDE disk; -hdb, -hdc, -hdd are the others"),
+    Option("hdb", "FILE", _ide_disk(1), "the second IDE disk"),
+    Option("hdc", "FILE", _ide_disk(2), "the third IDE disk"),
+    Option("hdd", "FILE", _ide_disk(3), "the fourth IDE disk"),
+    Option("snapshot", None, _mark("snapshot"), "keep every write off the disk files"),
+    Option("device", "DRIVER[,PROP=VALUE...]", _device, "add a device; see emu devices"),
+    Option("object", "iothread,id=ID", _object, "a thread for -device ...,iothread=ID"),
+    Option("serial", "stdio|mon:stdio|file:PATH|null|none", _serial, "where COM1 goes, default mon:stdio"),
+    Option("chardev", "stdio|file|null,id=ID[,path=|mux=]", _chardev, "a target for -serial chardev:ID"),
+    Option(
+        "nographic", None, _nographic, "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A H lists the keys"
+    ),
+    Option("display", "none", _only("none", instead="there is no window; use none"), "no window is made"),
+    Option("vga", "none", _only("none", instead="there is no screen; use none"), "no screen is built"),
+    Option("monitor", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
+    Option("qmp", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
+    Option("nic", "none", _NO_NET, "no network device"),
+    Option("net", "none", _NO_NET, "no network device"),
+    Option("nodefaults", None, _mark("no_defaults"), "no serial port unless -serial asks for it"),
+    Option("no-user-config", None, _nographic, "no configuration files are read in any case"),
+    Option("no-reboot", None, _set_text("no-reboot"), "a guest's reset ends the run, status 0"),
+    Option("icount", "shift=N", _icount, "guest time by executed instructions, 2**N ns each: repeatable"),
+    Option("machine", "pc[,accel=tcg]", _machine, "the board"),
+    Option("M", "pc[,accel=tcg]", _machine, "the same as -machine"),
+    Option("accel", "tcg", _accel, "guest code is translated"),
+    Option("cpu", "qemu64|max", _cpu, "both name the one CPU there is"),
+    Option("smp", "1", _smp, "one CPU"),
+    Option("name", "NAME", _name, "a name for reports"),
+    Option(
+        "exits",
+        "FILE.json|symbols|time",
+        _exits,
+        "print what the exits were for; symbols: by guest function too, time: how long; joined by commas",
+        ours=True,
+        bare=True,
+    ),
+    Option("trace", "FILE.json", _set_text("trace"), "write every exit as a trace event", ours=True),
+    Option("timeout", "S", _set_text("timeout"), "end after S seconds, status 4", ours=True),
+    Option("engine", "auto|fast|public", _set_text("engine"), "how the CPU is driven", ours=True),
+    Option("help", None, _mark("help"), "print this", ours=True),
+    Option("h", None, _mark("help"), "print this"),
+)
+
+
+def parse_flags(argv: list[str]) -> Draft:
+    """Read a command line without the checks across flags. Raises ConfigError."""
+    return parse(argv, TABLE, Draft(), Draft.set_image, LATER)
+
+
+def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
+    """The machine that the flags ask for. `is_kernel(file)` tells what the positional IMAGE is.
+
+    Raises ConfigError where flags contradict each other.
+    """
+    config = replace(draft.config, serial=_chosen_serial(draft))
+    config = _place_image(config, draft.image, is_kernel)
+    if config.kernel is None:
+        raise ConfigError("nothing to boot: give an IMAGE or -kernel FILE")
+    drives = tuple(replace(drive, snapshot=True) if draft.snapshot else drive for drive in config.drives)
+    config = replace(config, drives=_number_slots(drives))
+    _check_references(config)
+    return config
+
+
+def _chosen_serial(draft: Draft) -> str:
+    """Where COM1 goes."""
+    if len(draft.serials) > 1:
+        raise ConfigError(f'-serial: a second port is not supported yet; "{draft.serials[0]}" came before')
+    if not draft.serials:
+        return "none" if draft.no_defaults else "mon:stdio"
+    kind, _, name = draft.serials[0].partition(":")
+    if kind != "chardev":
+        return draft.serials[0]
+    if name not in draft.chardevs:
+        raise ConfigError(f"-serial: no -chardev has id={name}; {nearest(name, draft.chardevs)}")
+    return draft.chardevs[name]
+
+
+def _place_image(config: MachineConfig, image: str | None, is_kernel: Callable[[str], bool]) -> MachineConfig:
+    """The positional IMAGE is the kernel, or the first IDE disk as in QEMU."""
+    if image is None:
+        return config
+    if config.kernel is None:
+        if not is_kernel(image):
+            raise ConfigError(f"{image}: booting a disk needs firmware: not supported yet; add -kernel FILE")
+        return replace(config, kernel=image)
+    disk = DriveConfig(file=image, interface="ide", index=0)
+    return replace(config, drives=(*config.drives, disk))
+
+
+def _number_slots(drives: tuple[DriveConfig, ...]) -> tuple[DriveConfig, ...]:
+    """Give each IDE and virtio drive its slot: its index, or the lowest free one."""
+    taken: set[tuple[str, int]] = set()
+    for drive in drives:
+        if drive.index is not None:
+            slot = (drive.interface, drive.index)
+            if slot in taken:
+                raise ConfigError(f"{drive.file}: {drive.interface} index={drive.index} is taken already")
+            taken.add(slot)
+    placed = []
+    for drive in drives:
+        index = drive.index
+        if index is None and drive.interface != "none":
+            index = next(n for n in range(len(drives) + 1) if (drive.interface, n) not in taken)
+            taken.add((drive.interface, index))
+        if drive.interface == "ide" and index is not None and index >= IDE_SLOTS:
+            raise ConfigError(f"{drive.file}: IDE has slots 0 to 3, not {index}; use if=virtio")
+        placed.append(replace(drive, index=index))
+    return tuple(placed)
+
+
+def _check_references(config: MachineConfig) -> None:
+    """Every id is unique; every drive= and iothread= names one; no drive has two users."""
+    ids: set[str] = set()
+    names = [drive.id for drive in config.drives] + [made.id for made in config.objects]
+    for name in names + [device.properties.get("id") for device in config.devices]:
+        if name is not None and name in ids:
+            raise ConfigError(f"id={name} is given twice")
+        ids.add(name or "")
+    drives = {drive.id: drive for drive in config.drives if drive.id is not None}
+    threads = [made.id for made in config.objects]
+    users: dict[str, str] = {}
+    for device in config.devices:
+        name = device.properties.get("drive")
+        if name is not None:
+            if name not in drives:
+                raise ConfigError(
+                    f"-device {device.driver}: no -drive has id={name}; {nearest(name, drives)}"
+                )
+            if drives[name].interface != "none":
+                raise ConfigError(f"-device {device.driver}: drive {name} is taken; give it if=none")
+            if name in users:
+                raise ConfigError(f"-device {device.driver}: drive {name} is taken by {users[name]}")
+            users[name] = device.driver
+        thread = device.properties.get("iothread")
+        if thread is not None and thread not in threads:
+            raise ConfigError(
+                f"-device {device.driver}: no -object iothread has id={thread}; {nearest(thread, threads)}"
+            )
+        if thread is not None and switch("vhost", device.properties.get("vhost", "off")):
+            raise ConfigError(f"-device {device.driver}: iothread= and vhost=on are two places; choose one")

@@ -1,0 +1,221 @@
+"""QEMU's flags: what they mean, and what a wrong one is told."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.cli.flags import LATER, TABLE, finish, parse_flags
+from emu.cli.options import key_values, nearest, size
+from emu.config import MIB, DeviceConfig, DriveConfig, ExitsConfig, MachineConfig, ObjectConfig
+from emu.errors import ConfigError
+
+
+def machine(*words: str) -> MachineConfig:
+    return finish(parse_flags(list(words)), is_kernel=lambda file: file.endswith(".elf"))
+
+
+def refused(*words: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        machine(*words)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_an_image_alone_is_a_whole_machine() -> None:
+    assert machine("hello.elf") == MachineConfig(kernel="hello.elf", ram_bytes=128 * MIB, serial="mon:stdio")
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_one_dash_and_two_mean_the_same(dashes: str) -> None:
+    config = machine(f"{dashes}kernel", "k", f"{dashes}append", "-x --y", f"{dashes}timeout", "2.5")
+    assert (config.kernel, config.append, config.timeout_s) == ("k", "-x --y", 2.5)
+
+
+def test_our_flags_take_their_value_after_an_equals_sign_too() -> None:
+    config = machine("k.elf", "--timeout=3", "--engine=public", "-trace=t.json")
+    assert (config.timeout_s, config.engine, config.trace) == (3.0, "public", "t.json")
+
+
+def test_a_qemu_flag_with_an_equals_sign_is_told_how_qemu_spells_it() -> None:
+    assert refused("-m=64", "k.elf") == '-m=64: write the value as the next word: "-m 64"'
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"), [("64", 64), ("64M", 64), ("1G", 1024), ("size=2g", 2048), ("1.5G", 1536), ("2048k", 2)]
+)
+def test_memory_is_in_mebibytes_or_has_a_suffix(text: str, mib: int) -> None:
+    assert machine("-m", text, "k.elf").ram_bytes == mib * MIB
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "3T", "inf", "nan", "x", "", "1e99G", "0x", "0xzz", "512b", "G"])
+def test_impossible_memory_is_refused(text: str) -> None:
+    assert refused("-m", text, "k.elf").startswith("-m: ")
+
+
+def test_a_drive_takes_every_supported_key() -> None:
+    text = "file=a,,b.img,if=none,format=qcow2,readonly=on,snapshot=on,id=d0,media=disk,cache=unsafe"
+    assert machine("k.elf", "-drive", text).drives == (
+        DriveConfig("a,b.img", "none", "qcow2", read_only=True, snapshot=True, id="d0", cache="unsafe"),
+    )
+
+
+def test_a_drive_is_ide_unless_told_otherwise_and_takes_the_lowest_free_slot() -> None:
+    words = ("-hda", "a", "-drive", "file=b", "-drive", "file=c,if=virtio", "-drive", "file=d,index=1")
+    places = {drive.file: (drive.interface, drive.index) for drive in machine("k.elf", *words).drives}
+    assert places == {"a": ("ide", 0), "b": ("ide", 2), "c": ("virtio", 0), "d": ("ide", 1)}
+
+
+def test_snapshot_covers_every_drive_wherever_it_stands() -> None:
+    drives = machine("-drive", "file=a", "-snapshot", "-hdb", "b", "k.elf").drives
+    assert [drive.snapshot for drive in drives] == [True, True]
+
+
+def test_with_a_kernel_the_image_is_the_first_disk_as_in_qemu() -> None:
+    config = machine("-kernel", "k", "disk.img")
+    assert config.drives == (DriveConfig("disk.img", "ide", index=0),)
+
+
+def test_a_device_its_drive_and_its_thread_find_each_other() -> None:
+    words = ("-object", "iothread,id=t0", "-drive", "if=none,id=d0,file=x")
+    device = "virtio-blk-pci,drive=d0,iothread=t0,num-queues=4"
+    config = machine("k.elf", *words, "-device", device)
+    assert config.objects == (ObjectConfig("iothread", "t0"),)
+    properties = {"drive": "d0", "iothread": "t0", "num-queues": "4"}
+    assert config.devices == (DeviceConfig("virtio-blk-pci", properties),)
+
+
+@pytest.mark.parametrize(
+    ("words", "serial"),
+    [
+        ((), "mon:stdio"),
+        (("-nographic",), "mon:stdio"),
+        (("-nographic", "-serial", "stdio"), "stdio"),
+        (("-nodefaults",), "none"),
+        (("-nodefaults", "-serial", "null"), "null"),
+        (("-serial", "file:/tmp/a,b"), "file:/tmp/a,b"),
+        (("-serial", "chardev:c", "-chardev", "stdio,id=c,mux=on"), "mon:stdio"),
+        (("-chardev", "file,id=c,path=o.log", "-serial", "chardev:c"), "file:o.log"),
+    ],
+)
+def test_com1_goes_where_the_flags_say(words: tuple[str, ...], serial: str) -> None:
+    assert machine("k.elf", *words).serial == serial
+
+
+@pytest.mark.parametrize(
+    ("flag", "exits"),
+    [
+        ("--exits", ExitsConfig()),
+        ("--exits=symbols", ExitsConfig(by_function=True)),
+        ("--exits=time,out.json", ExitsConfig(timed=True, file="out.json")),
+        ("--exits=-", ExitsConfig(file="-")),
+    ],
+)
+def test_exits_takes_words_and_a_file(flag: str, exits: ExitsConfig) -> None:
+    assert machine(flag, "k.elf").exits == exits
+
+
+def test_exits_leaves_the_next_word_alone() -> None:
+    assert machine("--exits", "k.elf").kernel == "k.elf"
+
+
+def test_flags_that_ask_for_what_is_so_anyway_change_nothing() -> None:
+    valued = {"-M": "pc,accel=tcg", "-accel": "tcg,thread=single", "-cpu": "max", "-smp": "cpus=1"}
+    words = [word for pair in valued.items() for word in pair]
+    for name in ("-display", "-vga", "-monitor", "-qmp", "-nic", "-net"):
+        words += [name, "none"]
+    assert machine("k.elf", *words, "-no-user-config", "-nographic") == machine("k.elf")
+
+
+def test_icount_is_a_shift() -> None:
+    assert machine("k.elf", "-icount", "shift=7,sleep=off").icount == 7
+    assert machine("k.elf", "-icount", "3").icount == 3
+
+
+REFUSALS = {
+    "-kernal k": "-kernal: no such flag; the nearest is -kernel",
+    "--timout 3": "--timout: no such flag; the nearest is -timeout",
+    "-bios x": "-bios: not supported yet; without firmware, -kernel FILE or an IMAGE boots",
+    "-L x": "-L: not supported yet; without firmware, -kernel FILE or an IMAGE boots",
+    "-kernel": "-kernel: needs a value: -kernel FILE",
+    "--no-reboot=1": "-no-reboot: takes no value",
+    "-append x": "nothing to boot: give an IMAGE or -kernel FILE",
+    "a.elf b.elf": '"b.elf": one IMAGE is enough, "a.elf" came before it',
+    "disk.img": "disk.img: booting a disk needs firmware: not supported yet; add -kernel FILE",
+    "k.elf -device virtio-blk-pc": '-device: "virtio-blk-pc" is not known; the nearest is virtio-blk-pci',
+    "k.elf -device e1000": "-device: e1000: not supported yet; network devices are still to come",
+    "k.elf -device virtio-blk-pci": "-device: virtio-blk-pci needs drive=",
+    "k.elf -device virtio-blk-pci,driv=d0": (
+        '-device: virtio-blk-pci has no property "driv"; the nearest is drive'
+    ),
+    "k.elf -device virtio-blk-pci,drive=d0": "-device virtio-blk-pci: no -drive has id=d0; there is none",
+    "k.elf -device isa-debug-exit,iosize=9": (
+        "-device: isa-debug-exit: iosize is a number from 1 to 4, not 9"
+    ),
+    "k.elf -drive file=a,id=d -device virtio-blk-pci,drive=d": (
+        "-device virtio-blk-pci: drive d is taken; give it if=none"
+    ),
+    "k.elf -drive file=a,if=scsi": '-drive: if "scsi" is not supported; there is ide, none, virtio',
+    "k.elf -drive a.img": (
+        '-drive: "a.img" is not known here; there is cache, file, format, id, if, index, '
+        "media, readonly, snapshot"
+    ),
+    "k.elf -drive if=ide": "-drive: needs file=FILE",
+    "k.elf -hda a -drive file=b,index=0": "b: ide index=0 is taken already",
+    "k.elf -drive file=b,index=4": "b: IDE has slots 0 to 3, not 4; use if=virtio",
+    "k.elf -drive file=a,id=x -drive file=b,id=x": "id=x is given twice",
+    "k.elf -smp 2": "-smp: cpus=2: there is one CPU; use -smp 1",
+    "k.elf -M q35": '-M: machine "q35" is not supported; there is pc',
+    "k.elf -accel kvm": '-accel: accelerator "kvm" is not supported; there is tcg',
+    "k.elf -serial pty": '-serial: "pty" is not supported yet; use stdio, mon:stdio, file:PATH, null or none',
+    "k.elf -serial unix:/tmp/s": (
+        '-serial: "unix:/tmp/s" is not supported yet; use stdio, mon:stdio, file:PATH, null or none'
+    ),
+    "k.elf -serial chardev:x": "-serial: no -chardev has id=x; there is none",
+    "k.elf -netdev user,id=n": "-netdev: not supported yet; -nic none is the network so far",
+    "k.elf --engine=quick": '--engine: engine "quick" is not supported; there is auto, fast, public',
+    "k.elf --exits=symbol": '--exits: "symbol" is neither symbols nor time nor a FILE.json',
+    "k.elf --timeout 0": '--timeout: timeout is a positive number of seconds, not "0"',
+}
+
+
+@pytest.mark.parametrize("line", REFUSALS)
+def test_what_is_not_supported_is_one_line_that_names_flag_and_nearest(line: str) -> None:
+    assert refused(*line.split()) == REFUSALS[line]
+
+
+def test_no_flag_is_both_built_and_still_to_come() -> None:
+    names = [option.name for option in TABLE]
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(LATER)
+
+
+def test_a_doubled_comma_is_a_comma_and_a_bare_word_is_on() -> None:
+    assert key_values("x=a,,b,,,y=,readonly", None) == [("x", "a,b,"), ("y", ""), ("readonly", "on")]
+
+
+@given(
+    st.lists(st.tuples(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.text(alphabet="ab,=c", max_size=8)))
+)
+def test_any_value_survives_with_its_commas_doubled(pairs: list[tuple[str, str]]) -> None:
+    text = ",".join(f"{key}={value.replace(',', ',,')}" for key, value in pairs)
+    if pairs and not any(value.endswith(",") for _, value in pairs):
+        assert key_values(text) == pairs
+
+
+@given(st.text(max_size=12))
+def test_a_size_is_a_number_or_one_line(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        assert isinstance(size("memory", text), int)
+
+
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_no_command_line_ends_in_anything_but_a_machine_or_one_line(words: list[str]) -> None:
+    with contextlib.suppress(ConfigError):
+        machine(*words)
+
+
+def test_a_short_list_is_shown_whole() -> None:
+    assert nearest("zzz", ["b", "a"]) == "there is a, b"
