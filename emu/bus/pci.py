@@ -1,0 +1,454 @@
+"""PCI bus 0: configuration mechanism #1, functions, BARs and INTx wiring.
+
+Source: PCI Local Bus Specification 3.0: 3.2.2.3.2 (mechanism #1), 6.2 (header), 6.2.5 (base addresses),
+2.2.6 (interrupt pins). Everything here belongs to the vCPU thread.
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emu.bus.irq import NoLine, Pin
+from emu.bus.pci_config import (
+    BAR0,
+    BARS,
+    COMMAND,
+    COMMAND_INTX_DISABLE,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+    HEADER_MULTIFUNCTION,
+    HEADER_TYPE,
+    INTERRUPT_PIN,
+    STATUS,
+    STATUS_INTERRUPT,
+    ConfigSpace,
+    PciIdentity,
+)
+from emu.bus.types import AccessError, Fault, IrqLine, Region
+from emu.errors import MapError
+
+CONFIG_PORT, CONFIG_PORTS = 0x0CF8, 8
+DEVICES, FUNCTIONS = 32, 8
+ENABLE = 0x8000_0000
+_ADDRESS_BITS = 0x80FF_FFFC
+_RESET_CONTROL = 1  # port 0xCF9 lies between the bytes of CONFIG_ADDRESS
+_ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF}
+_UPDATES_FROM, _UPDATES_TO = COMMAND, BAR0 + 4 * BARS  # writes in here may move windows
+
+LOW_APERTURE = range(0xC000_0000, 0xFEC0_0000)
+HIGH_APERTURE = range(1 << 38, 1 << 40)
+
+
+class MmioSpace(Protocol):
+    """Where memory BARs are mapped."""
+
+    def map(self, base: int, region: Region, name: str, kind: str = "device") -> object:
+        """Let `region` answer from `base` on. Raises MapError where another window lies."""
+
+    def unmap(self, base: int) -> None:
+        """Take away the window that starts at `base`."""
+
+
+class PioSpace(Protocol):
+    """Where I/O BARs are mapped."""
+
+    def map(
+        self, base: int, ports: int, region: Region, name: str, kind: str = "device", *, wide: bool = False
+    ) -> object:
+        """Let `region` answer `ports` ports from `base` on. Raises MapError where another window lies."""
+
+    def unmap(self, base: int) -> None:
+        """Take away the window that starts at `base`."""
+
+
+class BarKind(enum.Enum):
+    """The three kinds of base address register, by their fixed low bits."""
+
+    IO = 0x1
+    MEM32 = 0x0
+    MEM64 = 0x4
+
+
+@dataclass(frozen=True, slots=True)
+class BarWindow:
+    """A region at `offset` bytes of a BAR; `kind` is the ledger's."""
+
+    offset: int
+    region: Region
+    name: str
+    kind: str = "device"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One base address register: `size` bytes (a power of two) with the windows inside of it.
+
+    `on_move(base)` is told of each new place, None while it is not decoded: for pages mapped by other
+    means, and doorbells. Raises MapError for what PCI cannot express.
+    """
+
+    index: int
+    kind: BarKind
+    size: int
+    windows: Sequence[BarWindow] = ()
+    prefetch: bool = False
+    on_move: Callable[[int | None], None] | None = None
+
+    def __post_init__(self) -> None:
+        least = 4 if self.kind is BarKind.IO else 16
+        slots = 2 if self.kind is BarKind.MEM64 else 1
+        if self.size < least or self.size & (self.size - 1):
+            raise MapError(
+                f"BAR {self.index}: {self.size:#x} bytes is not a power of two of at least {least}"
+            )
+        if not 0 <= self.index <= BARS - slots:
+            raise MapError(f"BAR {self.index}: a function has BARs 0 to {BARS - 1}")
+        for window in self.windows:
+            if window.offset + window.region.size > self.size:
+                raise MapError(
+                    f"{window.name}: {window.region.size:#x} bytes at {window.offset:#x} "
+                    f"exceed its BAR of {self.size:#x}"
+                )
+
+    @property
+    def flags(self) -> int:
+        """The read-only low bits."""
+        return self.kind.value | (0x8 if self.prefetch else 0)
+
+    @property
+    def width(self) -> int:
+        """Bytes of configuration space."""
+        return 8 if self.kind is BarKind.MEM64 else 4
+
+
+class _Decoder:
+    """Where the guest wants one BAR, and where it is mapped."""
+
+    __slots__ = ("bar", "base", "complained", "mapped", "name", "offset", "wanted")
+
+    def __init__(self, bar: Bar, name: str) -> None:
+        self.bar, self.name = bar, name
+        self.offset = BAR0 + 4 * bar.index
+        self.wanted: int | None = None
+        self.base: int | None = None
+        self.mapped: list[int] = []
+        self.complained = False
+
+    def address(self, config: ConfigSpace, command: int) -> int | None:
+        """What the registers say; None while decoding is off."""
+        bar = self.bar
+        if not command & (COMMAND_IO if bar.kind is BarKind.IO else COMMAND_MEMORY):
+            return None
+        return config.get(self.offset, bar.width) & -bar.size
+
+
+class IntxLine:
+    """A function's interrupt pin; an `IrqLine`. STATUS shows the level, COMMAND can cut the wire."""
+
+    __slots__ = ("_config", "_enabled", "_level", "wire")
+
+    def __init__(self, config: ConfigSpace) -> None:
+        self._config = config
+        self._level = False
+        self._enabled = True
+        self.wire: IrqLine = NoLine()
+
+    def set(self, level: bool) -> None:
+        """Drive the pin."""
+        if level != self._level:
+            self._take(level)
+            self.wire.set(level and self._enabled)
+
+    def restore(self, level: bool) -> None:
+        """Take a saved level without an edge."""
+        self._take(level)
+        self.wire.restore(level and self._enabled)
+
+    def enable(self, enabled: bool) -> None:
+        """Follow COMMAND.INTX_DISABLE."""
+        if enabled != self._enabled:
+            self._enabled = enabled
+            self.wire.set(self._level and enabled)
+
+    def _take(self, level: bool) -> None:
+        self._level = level
+        self._config.data[STATUS] = (self._config.data[STATUS] & ~STATUS_INTERRUPT) | (
+            STATUS_INTERRUPT if level else 0
+        )
+
+
+class PciFunction:
+    """One function: configuration space, BARs and interrupt pin, owned by the device that it serves.
+
+    `intx_pin` is 1 for INTA to 4 for INTD, 0 for none. `bus_master` follows the guest's COMMAND bit: a
+    device reads memory and sends messages only while it is set. `on_command` is called after each change of
+    COMMAND or of a BAR, `on_reset` by a reset of the bus.
+    """
+
+    def __init__(
+        self, identity: PciIdentity, name: str, *, bars: Sequence[Bar] = (), intx_pin: int = 0
+    ) -> None:
+        self.name = name
+        self.config = ConfigSpace(identity)
+        self.config.put(INTERRUPT_PIN, 1, intx_pin)
+        self.intx_pin = intx_pin
+        self.intx = IntxLine(self.config)
+        self.bus_master = False
+        self.on_command: list[Callable[[], None]] = []
+        self.on_reset: list[Callable[[], None]] = []
+        self.bars = tuple(bars)
+        self.decoders = [_Decoder(bar, name) for bar in bars]
+        self._bus: PciBus | None = None
+        self._power_on = b""
+        self._declare_bars()
+
+    def _declare_bars(self) -> None:
+        taken: set[int] = set()
+        for bar in self.bars:
+            slots = set(range(bar.index, bar.index + bar.width // 4))
+            if taken & slots:
+                raise MapError(f"{self.name}: BAR {bar.index} overlaps another BAR")
+            taken |= slots
+            mask = -bar.size & ((1 << (8 * bar.width)) - 1)
+            self.config.set_masks(BAR0 + 4 * bar.index, bar.width, rw=mask)
+            self.config.put(BAR0 + 4 * bar.index, bar.width, bar.flags)
+
+    def bar_base(self, index: int) -> int | None:
+        """Where BAR `index` answers, or None."""
+        for decoder in self.decoders:
+            if decoder.bar.index == index:
+                return decoder.base
+        return None
+
+    def attach(self, bus: "PciBus", wire: IrqLine) -> None:
+        """Sit in a slot; from now on BARs are decoded. Called by `PciBus.add`."""
+        self._bus = bus
+        self.intx.wire = wire
+        self._power_on = bytes(self.config.data)
+        self._update()
+
+    def config_read(self, offset: int, width: int) -> int:
+        """A guest's read of configuration space."""
+        return self.config.read(offset, width)
+
+    def config_write(self, offset: int, width: int, value: int) -> None:
+        """A guest's write; moves windows as COMMAND and BARs then say. Raises nothing."""
+        self.config.write(offset, width, value)
+        if offset < _UPDATES_TO and offset + width > _UPDATES_FROM:
+            self._update()
+
+    def reset(self) -> None:
+        """RST#: configuration as at power-on, nothing decoded, interrupt pin low."""
+        self.config.data[:] = self._power_on
+        self.intx.set(False)
+        self._update()
+        for call in self.on_reset:
+            call()
+
+    def _update(self) -> None:
+        command = self.config.get(COMMAND, 2)
+        self.bus_master = bool(command & COMMAND_MASTER)
+        self.intx.enable(not command & COMMAND_INTX_DISABLE)
+        if self._bus is not None:
+            for decoder in self.decoders:
+                self._bus.place(decoder, decoder.address(self.config, command))
+        for call in self.on_command:
+            call()
+
+
+class PciBus:
+    """Bus 0: 32 devices of 8 functions, behind ports 0xCF8-0xCFF; itself that window's `Region`.
+
+    `pirq` are the interrupt router's four inputs. `apertures` are the addresses that the host bridge passes
+    on to PCI: a memory BAR outside of them is not decoded. `reset_control` answers byte accesses to port
+    0xCF9, which lies inside of the window. `conflicts` counts BARs put over another window: the newer one is
+    not decoded until one of them moves; `tell` hears of it once a BAR.
+    """
+
+    size = CONFIG_PORTS
+
+    def __init__(
+        self,
+        mmio: MmioSpace,
+        pio: PioSpace,
+        pirq: Sequence[IrqLine] = (),
+        *,
+        apertures: Sequence[range] = (LOW_APERTURE, HIGH_APERTURE),
+        reset_control: Region | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self._mmio, self._pio = mmio, pio
+        self._pins = [Pin(line.set) for line in pirq]
+        self._apertures = tuple(apertures)
+        self._reset_control = reset_control
+        self._tell = tell
+        self._functions: list[PciFunction | None] = [None] * (DEVICES * FUNCTIONS)
+        self._waiting: list[_Decoder] = []
+        self._address = 0
+        self.conflicts = 0
+
+    # ---- slots -------------------------------------------------------------------------------------
+
+    def add(self, function: PciFunction, device: int | None = None, number: int = 0) -> int:
+        """Plug a function in, at the lowest free device where none is named; return the device number.
+
+        Raises MapError where the slot is taken, or the bus is full.
+        """
+        if device is None:
+            device = self._free_device()
+        if not (0 <= device < DEVICES and 0 <= number < FUNCTIONS):
+            raise MapError(f"{function.name}: no PCI slot {device:02x}.{number:x}")
+        slot = device * FUNCTIONS + number
+        if (taken := self._functions[slot]) is not None:
+            raise MapError(f"{function.name} at PCI slot {device:02x}.{number:x}: taken by {taken.name}")
+        self._functions[slot] = function
+        self._mark_multifunction(device)
+        wire: IrqLine = NoLine()
+        if function.intx_pin and self._pins:
+            wire = self._pins[pirq_of(device, function.intx_pin)].line()
+        function.attach(self, wire)
+        return device
+
+    def function(self, device: int, number: int = 0) -> PciFunction | None:
+        """Who sits in a slot."""
+        return self._functions[device * FUNCTIONS + number]
+
+    def _free_device(self) -> int:
+        for device in range(DEVICES):
+            if not any(self._functions[device * FUNCTIONS : (device + 1) * FUNCTIONS]):
+                return device
+        raise MapError("all 32 devices of PCI bus 0 are taken")
+
+    def _mark_multifunction(self, device: int) -> None:
+        first = self._functions[device * FUNCTIONS]
+        if first is not None and any(self._functions[device * FUNCTIONS + 1 : (device + 1) * FUNCTIONS]):
+            first.config.data[HEADER_TYPE] |= HEADER_MULTIFUNCTION
+
+    def reset(self) -> None:
+        """RST#: every function, and the address register."""
+        self._address = 0
+        for function in self._functions:
+            if function is not None:
+                function.reset()
+
+    # ---- configuration cycles ----------------------------------------------------------------------
+
+    def config_read(self, slot: int, offset: int, width: int) -> int:
+        """Read configuration space of `slot` (device * 8 + function); all ones where nobody is."""
+        function = self._functions[slot]
+        return _ONES[width] if function is None else function.config_read(offset, width)
+
+    def config_write(self, slot: int, offset: int, width: int, value: int) -> None:
+        """Write configuration space of `slot`; nothing happens where nobody is."""
+        function = self._functions[slot]
+        if function is not None:
+            function.config_write(offset, width, value)
+
+    def read(self, offset: int, width: int) -> int:
+        """A port read at 0xCF8 + offset."""
+        if offset < 4:
+            if offset == 0 and width == 4:
+                return self._address
+            if offset == _RESET_CONTROL and width == 1 and self._reset_control is not None:
+                return self._reset_control.read(0, 1)
+            return _ONES[width]
+        byte = offset & 3
+        if byte + width > 4:
+            raise AccessError(Fault.WIDTH)
+        address = self._address
+        if not address & ENABLE or address & 0x00FF_0000:  # off, or a bus that is not there
+            return _ONES[width]
+        function = self._functions[(address >> 8) & 0xFF]
+        return _ONES[width] if function is None else function.config_read((address & 0xFC) | byte, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """A port write at 0xCF8 + offset. Only a dword reaches CONFIG_ADDRESS (PCI 3.0, 3.2.2.3.2)."""
+        if offset < 4:
+            if offset == 0 and width == 4:
+                self._address = value & _ADDRESS_BITS
+            elif offset == _RESET_CONTROL and width == 1 and self._reset_control is not None:
+                self._reset_control.write(0, 1, value)
+            return
+        byte = offset & 3
+        if byte + width > 4:
+            raise AccessError(Fault.WIDTH)
+        address = self._address
+        if address & ENABLE and not address & 0x00FF_0000:
+            self.config_write((address >> 8) & 0xFF, (address & 0xFC) | byte, width, value)
+
+    def register_name(self, offset: int, is_write: bool) -> str:
+        """CONFIG_ADDRESS or CONFIG_DATA; RESET_CONTROL at 0xCF9 where there is one."""
+        if offset == _RESET_CONTROL and self._reset_control is not None:
+            return self._reset_control.register_name(0, is_write)
+        return "CONFIG_ADDRESS" if offset < 4 else "CONFIG_DATA"
+
+    # ---- windows -----------------------------------------------------------------------------------
+
+    def place(self, decoder: _Decoder, wanted: int | None) -> None:
+        """Move a BAR to where the guest wants it, as far as that place is free."""
+        if wanted == decoder.wanted:
+            return
+        freed = self._unmap(decoder)
+        decoder.wanted = wanted
+        if decoder in self._waiting:
+            self._waiting.remove(decoder)
+        if wanted is not None and self._forwarded(decoder.bar, wanted):
+            self._map_or_wait(decoder, wanted)
+        if freed:
+            waiting, self._waiting = self._waiting, []
+            for other in waiting:
+                if other.wanted is not None:
+                    self._map_or_wait(other, other.wanted)
+
+    def _forwarded(self, bar: Bar, base: int) -> bool:
+        """False at 0 and at the very top too: there a BAR stands while it is being sized."""
+        if bar.kind is BarKind.IO:
+            return base > 0 and base + bar.size < 0x1_0000
+        return any(base in window and base + bar.size <= window.stop for window in self._apertures)
+
+    def _map_or_wait(self, decoder: _Decoder, base: int) -> None:
+        try:
+            for window in decoder.bar.windows:
+                self._map(decoder.bar.kind, base + window.offset, window)
+                decoder.mapped.append(base + window.offset)
+        except MapError as error:
+            self._unmap(decoder)
+            self._waiting.append(decoder)
+            self.conflicts += 1
+            if not decoder.complained and self._tell is not None:
+                decoder.complained = True
+                self._tell(f"guest: {decoder.name}: BAR {decoder.bar.index} is not decoded: {error}")
+            return
+        decoder.base = base
+        if decoder.bar.on_move is not None:
+            decoder.bar.on_move(base)
+
+    def _map(self, kind: BarKind, at: int, window: BarWindow) -> None:
+        if kind is BarKind.IO:
+            self._pio.map(at, window.region.size, window.region, window.name, window.kind, wide=True)
+        else:
+            self._mmio.map(at, window.region, window.name, window.kind)
+
+    def _unmap(self, decoder: _Decoder) -> bool:
+        """Take a BAR's windows away; True where there were any."""
+        space: MmioSpace | PioSpace = self._pio if decoder.bar.kind is BarKind.IO else self._mmio
+        for at in decoder.mapped:
+            space.unmap(at)
+        freed = bool(decoder.mapped)
+        decoder.mapped.clear()
+        if decoder.base is not None:
+            decoder.base = None
+            if decoder.bar.on_move is not None:
+                decoder.bar.on_move(None)
+        return freed
+
+
+def pirq_of(device: int, pin: int) -> int:
+    """Which of the router's four inputs (0: PIRQA) pin 1-4 of a device is wired to.
+
+    Pins rotate by the device number so that INTA of neighbours spread; the rotation starts at device 1, as
+    on the 440FX boards that firmware knows.
+    """
+    return (device + pin - 2) & 3

@@ -1,0 +1,85 @@
+"""The board's two fixed PCI functions: the 440FX host bridge and the PIIX3 ISA bridge.
+
+Sources: Intel 82441FX (PMC) datasheet, 3.2; Intel 82371SB (PIIX3) datasheet, 3.1.4 (PIRQRC).
+"""
+
+from collections.abc import Sequence
+
+from emu.bus.irq import Pin
+from emu.bus.pci import PciFunction
+from emu.bus.pci_config import COMMAND, HEADER_MULTIFUNCTION, HEADER_TYPE, STATUS, PciIdentity
+from emu.bus.types import IrqLine
+
+INTEL = 0x8086
+I440FX, PIIX3_ISA = 0x1237, 0x7000
+QUMRANET, QEMU_SUBSYSTEM = 0x1AF4, 0x1100
+
+PAM0, PAM_REGISTERS, SMRAM = 0x59, 7, 0x72
+PIRQRC = 0x60  # PIRQA; PIRQB to PIRQD follow
+PIRQ_PINS = 4
+ROUTE_DISABLED, ROUTE_IRQ = 0x80, 0x0F
+ROUTABLE = frozenset({3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15})  # the others are reserved in PIRQRC
+
+
+def host_bridge() -> PciFunction:
+    """The 440FX as far as software looks at it: identity, and the shadow RAM registers keep their values."""
+    identity = PciIdentity(INTEL, I440FX, 0x060000, 0x02, QUMRANET, QEMU_SUBSYSTEM)
+    function = PciFunction(identity, "i440fx")
+    function.config.put(COMMAND, 2, 0x0006)  # memory and bus master are hard-wired
+    function.config.set_masks(COMMAND, 2, rw=0x0100)
+    function.config.put(STATUS, 2, 0x0280)  # fast back-to-back, medium DEVSEL
+    function.config.set_masks(PAM0, PAM_REGISTERS, rw=int.from_bytes(b"\xff" * PAM_REGISTERS, "little"))
+    function.config.put(SMRAM, 1, 0x02)
+    function.config.set_masks(SMRAM, 1, rw=0x7F)
+    return function
+
+
+class Piix3IsaBridge:
+    """The ISA bridge: routes PIRQA-PIRQD to the ISA interrupts that its registers name.
+
+    `irq` are wires of its own to ISA interrupts 0-15. `pirq` are its four inputs, for `PciBus`.
+    """
+
+    def __init__(self, irq: Sequence[IrqLine]) -> None:
+        identity = PciIdentity(INTEL, PIIX3_ISA, 0x060100, 0x00, QUMRANET, QEMU_SUBSYSTEM)
+        self.function = PciFunction(identity, "piix3-isa")
+        config = self.function.config
+        config.put(HEADER_TYPE, 1, HEADER_MULTIFUNCTION)
+        config.put(COMMAND, 2, 0x0007)  # I/O, memory and bus master are hard-wired
+        config.set_masks(COMMAND, 2, rw=0x0100)
+        config.put(STATUS, 2, 0x0200)
+        self._irq = irq
+        self._level = [False] * PIRQ_PINS
+        self._route = [-1] * PIRQ_PINS
+        for pin in range(PIRQ_PINS):
+            config.put(PIRQRC + pin, 1, ROUTE_DISABLED)
+            config.set_masks(PIRQRC + pin, 1, rw=ROUTE_DISABLED | ROUTE_IRQ)
+        config.watch(PIRQRC, PIRQRC + PIRQ_PINS, after_write=self._routes_written)
+        self.function.on_reset.append(lambda: self._routes_written(0, PIRQ_PINS))
+        self.pirq: tuple[IrqLine, ...] = tuple(self._input(pin) for pin in range(PIRQ_PINS))
+
+    def route(self, pin: int) -> int:
+        """The ISA interrupt that PIRQ `pin` (0-3) reaches, or -1."""
+        value = self.function.config.data[PIRQRC + pin]
+        irq = value & ROUTE_IRQ
+        return irq if not value & ROUTE_DISABLED and irq in ROUTABLE else -1
+
+    def _input(self, pin: int) -> IrqLine:
+        return Pin(lambda level: self._pirq(pin, level)).line()
+
+    def _pirq(self, pin: int, level: bool) -> None:
+        self._level[pin] = level
+        self._drive(self._route[pin])
+
+    def _routes_written(self, _offset: int, _width: int) -> None:
+        for pin in range(PIRQ_PINS):
+            before, self._route[pin] = self._route[pin], self.route(pin)
+            if before != self._route[pin]:
+                self._drive(before)
+                self._drive(self._route[pin])
+
+    def _drive(self, irq: int) -> None:
+        """An ISA interrupt is the OR of the pins that are routed to it."""
+        if irq >= 0:
+            wired = zip(self._route, self._level, strict=True)
+            self._irq[irq].set(any(level for route, level in wired if route == irq))
