@@ -29,7 +29,14 @@ class PeerError(EmuError):
 
 
 class MediumError(EmuError):
-    """A disk's medium failed (I/O error, no space); the guest gets the device's error status."""
+    """A disk's medium failed (I/O error, no space); the guest gets the device's error status.
+
+    `errno` is the host's number (`errno.ENOSPC`, `errno.EIO`), or 0 where there is none.
+    """
+
+    def __init__(self, text: str, errno: int = 0) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 class EngineError(EmuError):
