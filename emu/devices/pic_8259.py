@@ -202,6 +202,9 @@ class Pic8259:
             state.isr &= ~(1 << number)
         elif command in (ROTATE_IN_AEOI_CLEAR, ROTATE_IN_AEOI_SET):
             state.rotate_in_aeoi = command == ROTATE_IN_AEOI_SET
+            return
+        elif command == NO_OPERATION:
+            return
         if command in (ROTATE_ON_EOI, SET_PRIORITY, ROTATE_ON_SPECIFIC_EOI):
             state.lowest_plus_1 = (number + 1) & 7
         self._update()
@@ -214,12 +217,15 @@ class Pic8259:
             state.read_isr = bool(value & OCW3_RIS)
         if value & OCW3_ESMM:
             state.special_mask = bool(value & OCW3_SMM)
-            self._update()
+            if (self.highest() >= 0) != self.int_level:
+                self._update()
 
     def _update(self) -> None:
-        """The only place that moves INT."""
+        """The only place that moves INT. The secondary drives its level again each time, so that a primary
+        whose edge detector was initialised in between sees it.
+        """
         level = self.highest() >= 0
-        if level != self.int_level:
+        if level != self.int_level or not self._primary:
             self.int_level = level
             self._on_int(level)
 
