@@ -1,0 +1,108 @@
+"""What the vCPU asks of an engine, and what an engine is given: the seam between fast and public engines."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from emu.cpu.state import StartState
+
+PortRead = Callable[[int, int, int, int], int]
+"""(engine, port, width, user) -> value."""
+PortWrite = Callable[[int, int, int, int, int], None]
+"""(engine, port, width, value, user)."""
+
+
+class MmioArea(NamedTuple):
+    """`size` bytes of guest-physical space from `base` on that are not RAM; offsets count from `base`."""
+
+    base: int
+    size: int
+    read: PortRead
+    write: PortWrite
+
+
+class RamBlock(NamedTuple):
+    """`size` bytes of RAM at guest-physical `gpa`, at `address` of this process."""
+
+    gpa: int
+    size: int
+    address: int
+
+
+@dataclass(frozen=True)
+class EngineHooks:
+    """What runs on the vCPU thread when the guest leaves its own code.
+
+    `acknowledge`: an interrupt may be delivered now: its vector, or -1. `cpuid(leaf, subleaf)`. `read_msr`
+    gives None and `write_msr` False for #GP. `read_tpr`, `write_tpr`: CR8. `triple_fault`: the CPU has shut
+    down. `fail`: an exception of ours that must not unwind through the engine.
+    """
+
+    port_read: PortRead
+    port_write: PortWrite
+    areas: Sequence[MmioArea]
+    acknowledge: Callable[[], int]
+    cpuid: Callable[[int, int], tuple[int, int, int, int]]
+    read_msr: Callable[[int], int | None]
+    write_msr: Callable[[int, int], bool]
+    read_tpr: Callable[[], int]
+    write_tpr: Callable[[int], None]
+    triple_fault: Callable[[], None]
+    fail: Callable[[BaseException], None]
+
+
+class Engine(Protocol):
+    """One CPU that executes guest instructions. Owned by the vCPU thread but for `stop`."""
+
+    name: str
+
+    def start_at(self, state: StartState) -> None:
+        """Put the CPU into `state`."""
+
+    def execute(self) -> None:
+        """Run until HLT, a stop, or a shutdown. Raises EngineError where the engine gives up."""
+
+    def stop(self) -> None:
+        """Leave `execute` soon; from any thread. May be lost just before `execute`: repeat it."""
+
+    def request_interrupt(self) -> None:
+        """Call `acknowledge` as soon as the guest allows interrupts; vCPU thread."""
+
+    def raise_nmi(self) -> None:
+        """Make NMI pending; vCPU thread."""
+
+    @property
+    def nmi_pending(self) -> bool:
+        """NMI is waiting."""
+
+    @property
+    def halted(self) -> bool:
+        """`execute` ended at a HLT."""
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """RFLAGS.IF."""
+
+    def holds_code(self, gpa: int, length: int) -> bool:
+        """The range may hold translated code; any thread."""
+
+    def forget_code(self, gpa: int, length: int) -> None:
+        """Drop what was translated from the range; the vCPU stands still or this is its thread."""
+
+    def rip(self) -> int:
+        """The exact address of the current instruction, inside a hook or between runs."""
+
+    def registers(self) -> dict[str, int]:
+        """General and control registers by name, for reports."""
+
+    def read_virtual(self, address: int, length: int) -> bytes | None:
+        """Guest memory through the current page tables, or None where not mapped."""
+
+    def host_tsc(self) -> int:
+        """The counter that RDTSC is made of."""
+
+    def set_tsc_offset(self, offset: int) -> None:
+        """RDTSC shows the host's counter plus `offset` (mod 2**64)."""
+
+    def close(self) -> None:
+        """Free the engine."""

@@ -1,0 +1,55 @@
+"""Model-specific registers that the engine does not keep itself. Anything unknown is #GP.
+
+Sources: Intel SDM volume 4. The engine's own (EFER, STAR and the like) never come here; see NATIVE.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
+MISC_FEATURES_ENABLES, MISC_ENABLE = 0x140, 0x1A0
+
+NATIVE: Final = (
+    0x174, 0x175, 0x176,                                # SYSENTER_CS, _ESP, _EIP
+    0x277,                                              # PAT
+    0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,   # EFER, STAR, LSTAR, CSTAR, FMASK
+    0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,     # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
+)  # fmt: skip
+MASK64: Final = (1 << 64) - 1
+
+Read = Callable[[], int]
+Write = Callable[[int], bool]
+"""Returns False for a value that is #GP."""
+
+
+class MsrTable:
+    """Index -> how to read and write it; vCPU thread."""
+
+    def __init__(self) -> None:
+        self._table: dict[int, tuple[Read, Write]] = {}
+        for index, value in ((PLATFORM_ID, 0), (MISC_ENABLE, 1), (MISC_FEATURES_ENABLES, 0)):
+            self._plain(index, value)
+        self.add(BIOS_SIGN_ID, lambda: 0, lambda _value: True)
+
+    def add(self, index: int, read: Read, write: Write) -> None:
+        """Define or replace one register."""
+        self._table[index] = (read, write)
+
+    def read(self, index: int) -> int | None:
+        """The value, or None where the register does not exist (#GP)."""
+        entry = self._table.get(index)
+        return None if entry is None else entry[0]() & MASK64
+
+    def write(self, index: int, value: int) -> bool:
+        """Store; False where that is #GP."""
+        entry = self._table.get(index)
+        return entry is not None and entry[1](value)
+
+    def _plain(self, index: int, value: int) -> None:
+        cell = [value]
+
+        def write(new: int) -> bool:
+            cell[0] = new
+            return True
+
+        self.add(index, lambda: cell[0], write)

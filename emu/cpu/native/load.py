@@ -1,0 +1,156 @@
+"""Load the machine code and lead the engine to it.
+
+One copy a process. The engine's library is changed at five places (GOT slots), once, when the first fast
+engine is made: they cure its handling of pages that hold translated code. An engine without a record
+here behaves as before.
+"""
+
+import ctypes as C
+import mmap
+import struct
+
+from unicorn.unicorn_py3.unicorn import uclib
+
+from emu.cpu.native import blob
+from emu.errors import EngineError
+
+LIB = C.CDLL(uclib._name)
+"""The engine's library with our own prototypes; calls release the GIL."""
+LIB_HELD = C.PyDLL(uclib._name)
+"""The same; calls keep the GIL: for short ones on the vCPU thread."""
+LIBC = C.CDLL(None, use_errno=True)
+
+_TABLE = (  # in the order of `struct table`
+    "x86_cpu_do_interrupt_x86_64",
+    "do_interrupt_x86_hardirq_x86_64",
+    "cpu_cc_compute_all_x86_64",
+    "raise_exception_x86_64",
+    "raise_exception_err_x86_64",
+    "uc_emu_stop",
+    "tlb_set_page_with_attrs_x86_64",
+    "tlb_set_dirty_x86_64",
+    "tlb_reset_dirty_by_vaddr_x86_64",
+)
+_REDIRECTED = {
+    "tlb_protect_code_x86_64": "protect_code",
+    "tlb_unprotect_code_x86_64": "unprotect_code",
+    "tlb_set_dirty_x86_64": "set_dirty",
+    "tlb_set_page_with_attrs_x86_64": "set_page",
+    "tlb_reset_dirty_by_vaddr_x86_64": "reset_dirty_by_vaddr",
+}
+_PAGE = 4096
+_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL, _DT_PLTRELSZ = 5, 6, 23, 2
+_PT_LOAD, _PT_DYNAMIC = 1, 2
+
+
+class MachineRecord(C.Structure):
+    """`struct machine` of thunks.c."""
+
+    _fields_ = [
+        ("next", C.c_uint64),
+        ("uc", C.c_uint64),
+        ("cpu", C.c_uint64),
+        ("has_code", C.c_uint64),
+        ("pages", C.c_uint64),
+        ("wake_fd", C.c_uint64),
+        ("waiting", C.c_uint32),
+        ("alarm", C.c_uint32),
+        ("interrupts", C.c_uint64),
+        ("one", C.c_uint64),
+    ]
+
+
+def _address(name: str) -> int:
+    value = C.cast(getattr(LIB, name), C.c_void_p).value
+    if value is None:
+        raise EngineError(f"the engine's library has no {name}")
+    return value
+
+
+class _Native:
+    """The blob in executable memory and the list of engines it serves."""
+
+    def __init__(self) -> None:
+        size = -(-len(blob.CODE) // _PAGE) * _PAGE
+        self._code = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._code[: len(blob.CODE)] = blob.CODE
+        self.base = C.addressof(C.c_char.from_buffer(self._code))
+        self._table = (C.c_uint64 * (len(_TABLE) + 1)).from_address(self.base + blob.SYMBOLS["table"])
+        self._table[: len(_TABLE)] = [_address(name) for name in _TABLE]
+        self._records: list[MachineRecord] = []
+        # a signal may still carry the address of a closed machine's record: those stay, 72 bytes each
+        self._closed: list[MachineRecord] = []
+        _redirect(self)
+
+    def add(self, record: MachineRecord) -> None:
+        record.next = self._table[len(_TABLE)]
+        self._records.append(record)
+        self._table[len(_TABLE)] = C.addressof(record)
+
+    def remove(self, record: MachineRecord) -> None:
+        self._records.remove(record)
+        for i, kept in enumerate(self._records):
+            kept.next = C.addressof(self._records[i - 1]) if i else 0
+        self._table[len(_TABLE)] = C.addressof(self._records[-1]) if self._records else 0
+        record.cpu = record.uc = 0
+        self._closed.append(record)
+
+
+_loaded: list[_Native] = []
+
+
+def _native() -> _Native:
+    if not _loaded:
+        _loaded.append(_Native())
+    return _loaded[0]
+
+
+def native(name: str) -> int:
+    """The address of one function of thunks.c. Raises EngineError where the library is another."""
+    return _native().base + blob.SYMBOLS[name]
+
+
+def install(record: MachineRecord) -> None:
+    """Make the thunks serve an engine; before its first emu_start. The record must outlive the engine."""
+    _native().add(record)
+
+
+def remove(record: MachineRecord) -> None:
+    """Forget an engine; right before it is closed."""
+    _native().remove(record)
+
+
+def _slots(names: tuple[str, ...]) -> dict[str, int]:
+    """Addresses of the library's own GOT slots for some of its functions, from its ELF file."""
+    with open(uclib._name, "rb") as file:  # noqa: PTH123 - a plain read of a file the loader found
+        elf = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    def u64(at: int) -> int:
+        return int(struct.unpack_from("<Q", elf, at)[0])
+
+    segments = [struct.unpack_from("<IIQQQQ", elf, u64(32) + 56 * i) for i in range(elf[56])]
+
+    def offset(va: int) -> int:
+        return next(va - v + o for kind, _, o, v, _, n in segments if kind == _PT_LOAD and v <= va < v + n)
+
+    dynamic = next(o for kind, _, o, *_ in segments if kind == _PT_DYNAMIC)
+    tags = dict(struct.unpack_from("<QQ", elf, dynamic + 16 * i) for i in range(28))
+    strings, symbols, relocations = (offset(tags[tag]) for tag in (_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL))
+    labels = {elf.find(f"\0{name}\0".encode(), strings) + 1 - strings: name for name in names}
+    found = {}
+    for slot, info, _ in struct.iter_unpack("<QQQ", elf[relocations : relocations + tags[_DT_PLTRELSZ]]):
+        symbol = symbols + 24 * (info >> 32)
+        name = labels.get(struct.unpack_from("<I", elf, symbol)[0])
+        if name is not None:
+            found[name] = slot + _address(name) - u64(symbol + 8)
+    return found
+
+
+def _redirect(loaded: _Native) -> None:
+    found = _slots(tuple(_REDIRECTED))
+    if found.keys() != _REDIRECTED.keys():
+        raise EngineError("the engine's library is not the one of unicorn 2.1.4")
+    for name, slot in found.items():
+        if LIBC.mprotect(C.c_void_p(slot & -_PAGE), C.c_size_t(_PAGE), mmap.PROT_READ | mmap.PROT_WRITE):
+            raise EngineError("the engine's library cannot be made writable")
+        C.c_uint64.from_address(slot).value = loaded.base + blob.SYMBOLS[_REDIRECTED[name]]

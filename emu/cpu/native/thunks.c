@@ -1,0 +1,306 @@
+/* Machine code that the engine calls without entering Python (Unicorn 2.1.4, x86-64 Linux).
+ *
+ * build.py compiles this file to one flat, position-independent blob, blob.py. Nothing here may need a
+ * relocation: no globals but `table`, no strings, no switch tables, no libc. load.py fills `table` and
+ * registers the functions; layout.py has the same offsets for Python. */
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long u64;
+
+/* Private fields of the 2.1.4 wheel. */
+enum { CPU_INTERRUPT_REQUEST = 28, CPU_ENV = 296, CPU_ICOUNT_DECR = 304 };
+enum { ENV_RCX = 8, ENV_RSP = 32, ENV_R11 = 88, ENV_RIP = 128, ENV_EFLAGS = 136, ENV_CC_SRC = 152,
+       ENV_CC_OP = 168, ENV_DF = 172, ENV_HFLAGS = 176, ENV_CS = 208, ENV_SS = 232, ENV_EFER = 592,
+       ENV_SYSENTER_CS = 4800, ENV_SYSENTER_ESP = 4808, ENV_SYSENTER_EIP = 4816,
+       ENV_STAR = 4824, ENV_LSTAR = 4840, ENV_FMASK = 4856,
+       ENV_ERROR_CODE = 5384, ENV_EXCEPTION_IS_INT = 5388 };
+/* The software TLB lies right before env: per MMU mode one {mask, table} pair and one block with
+ * the victim entries, their io words, and a pointer to the io words of the table. */
+enum { TLB_FAST = -0x40, FAST_SIZE = 16, TLB_VICTIM = -0x840, DESC_SIZE = 0x2B8,
+       VICTIM_IO = 0x200, TABLE_IO = 0x280, MMU_MODES = 3, VICTIMS = 8 };
+enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid, notdirty, mmio, discard */
+enum { IF = 0x200, RF = 0x10000, LMA = 1 << 14, CS64 = 1 << 15 };
+enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
+enum { EXIT_INTR = 0x160, HARD = 2 };
+enum { SYS_WRITE = 1 };
+
+#define FIELD(type, base, offset) (*(type volatile *)((u8 *)(base) + (offset)))
+
+struct machine {                    /* one per engine; written by Python, must outlive it */
+    struct machine *next;
+    void *uc, *cpu;
+    u8 *has_code;                   /* per page of ram_addr: 0 = no translated code, stores are fast */
+    u64 pages;
+    u64 wake_fd;                    /* an eventfd: ends the wait of a halted vCPU */
+    u32 waiting;                    /* 1 while the vCPU thread waits on it */
+    u32 alarm;                      /* 1 once a deadline has passed, until Python clears it */
+    u64 interrupts;                 /* delivered to the guest */
+    u64 one;                        /* what is written to wake_fd */
+};
+
+struct table {                      /* at `table`, filled before the first call, then only read */
+    void (*do_interrupt)(void *cpu);
+    void (*do_hardirq)(void *env, int vector, int is_hw);
+    u32 (*compute_flags)(void *env, int cc_op);
+    void (*raise_exception)(void *env, int number);
+    void (*raise_exception_err)(void *env, int number, int error_code);
+    int (*emu_stop)(void *uc);
+    void (*set_page)(void *cpu, u64 vaddr, u64 paddr, u32 attrs, int prot, int mode, u64 size);
+    void (*set_dirty)(void *cpu, u64 vaddr);
+    void (*reset_dirty_by_vaddr)(void *cpu, u64 vaddr, u64 length);
+    struct machine *machines;
+};
+
+/* In .text, so that code finds it relative to RIP and the assembler needs no relocation. */
+__asm__(".text\n.p2align 6\ntable: .zero 128\n.p2align 6\n");
+extern struct table table __attribute__((visibility("hidden")));
+
+static long write_one(u64 fd, u64 *one)
+{
+    long result;
+    __asm__ volatile("syscall" : "=a"(result)
+                     : "a"(SYS_WRITE), "D"(fd), "S"(one), "d"(8) : "rcx", "r11", "memory");
+    return result;
+}
+
+/* ---- exceptions and interrupts: UC_HOOK_INTR ---------------------------------------------------- */
+struct events {
+    void *cpu;
+    struct machine *machine;
+    int (*acknowledge)(void);                            /* the vector to deliver, or -1 */
+    int (*python)(void *uc, u32 number, void *user);     /* an SVM exit: 1 = raise exception_index */
+    u32 int_n;                                           /* n + 1 while an INT n is being delivered */
+};
+
+void event(void *uc, u32 number, struct events *user)
+{
+    void *env = FIELD(void *, user->cpu, CPU_ENV);
+
+    if (number == EXIT_INTR) {
+        FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) &= ~HARD;   /* once, before looking */
+        int vector = user->acknowledge();
+        if (vector >= 0) {
+            user->machine->interrupts++;
+            FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
+            table.do_hardirq(env, vector, 1);               /* may longjmp out of here */
+        }
+        return;
+    }
+    if (number >= 0x100 && !user->python(uc, number, user))
+        return;                                             /* an SVM exit, handled */
+    if (user->int_n) {                                      /* an INT n faulted: 8 bytes a gate, not 16 */
+        u32 n = user->int_n - 1;
+        user->int_n = 0;
+        if (FIELD(u32, env, ENV_ERROR_CODE) == n * 16 + 2)
+            FIELD(u32, env, ENV_ERROR_CODE) = n * 8 + 2;
+    }
+    if (number >= 5 && FIELD(u32, env, ENV_EXCEPTION_IS_INT)) {
+        FIELD(u64, env, ENV_RIP) -= 2;                      /* if the INT n faults, RIP is on it */
+        user->int_n = number + 1;
+    }
+    table.do_interrupt(user->cpu);                          /* may longjmp out of here */
+    user->int_n = 0;
+    FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
+}
+
+/* ---- SYSCALL and SYSENTER: UC_HOOK_INSN, user = env ------------------------------------------------ */
+static void load_flat(void *env, u32 selector, u32 cs_flags)
+{
+    for (int i = 0; i < 2; i++) {                           /* CS, then SS */
+        u8 *segment = (u8 *)env + (i ? ENV_SS : ENV_CS);
+        FIELD(u32, segment, 0) = (selector & 0xFFFC) + 8 * i;
+        FIELD(u64, segment, 8) = 0;
+        FIELD(u32, segment, 16) = 0xFFFFFFFF;
+        FIELD(u32, segment, 20) = i ? 0xCF9300 : cs_flags;
+    }
+}
+
+void syscall_64(void *uc, void *env)
+{
+    u32 flags, masked;
+
+    (void)uc;
+    if (!(FIELD(u64, env, ENV_EFER) & EFER_SCE) || !(FIELD(u32, env, ENV_HFLAGS) & CS64)) {
+        table.raise_exception(env, EXCP_UD);                /* does not return */
+        return;
+    }
+    flags = FIELD(u32, env, ENV_EFLAGS) | (FIELD(u32, env, ENV_DF) & 0x400)
+          | table.compute_flags(env, FIELD(int, env, ENV_CC_OP));
+    masked = flags & ~(FIELD(u32, env, ENV_FMASK) | RF);
+    FIELD(u64, env, ENV_RCX) = FIELD(u64, env, ENV_RIP) + 2;
+    FIELD(u64, env, ENV_R11) = flags & ~RF;
+    FIELD(u64, env, ENV_CC_SRC) = masked & 0x8D5;
+    FIELD(u32, env, ENV_CC_OP) = 1;
+    FIELD(int, env, ENV_DF) = masked & 0x400 ? -1 : 1;
+    FIELD(u64, env, ENV_EFLAGS) = masked & ~0xCD5u;
+    load_flat(env, FIELD(u32, env, ENV_STAR + 4), 0xAF9B00);
+    FIELD(u32, env, ENV_HFLAGS) &= ~3u;
+    FIELD(u64, env, ENV_RIP) = FIELD(u64, env, ENV_LSTAR) - 2;   /* the engine adds 2 */
+}
+
+void sysenter(void *uc, void *env)
+{
+    u32 selector = FIELD(u32, env, ENV_SYSENTER_CS), hflags = FIELD(u32, env, ENV_HFLAGS);
+    int is_long = (hflags & LMA) != 0;
+
+    (void)uc;
+    if (!(selector & 0xFFFC)) {
+        table.raise_exception_err(env, EXCP_GP, 0);
+        return;
+    }
+    FIELD(u64, env, ENV_EFLAGS) &= ~(u64)(IF | RF | 0x20000);
+    load_flat(env, selector, is_long ? 0xAF9B00 : 0xCF9B00);
+    hflags &= ~(3u | CS64);
+    FIELD(u32, env, ENV_HFLAGS) = hflags | 0x30 | (is_long ? CS64 : 0);
+    FIELD(u64, env, ENV_RSP) = FIELD(u64, env, ENV_SYSENTER_ESP);
+    FIELD(u64, env, ENV_RIP) = FIELD(u64, env, ENV_SYSENTER_EIP) - 2;
+}
+
+/* ---- ioeventfd: an MMIO write that ends at an eventfd ------------------------------------------- */
+struct bell { u64 offset, count, one, fd; };
+struct doorbells {                  /* one per area of guest-physical space */
+    void (*python)(void *uc, u64 offset, u32 size, u64 value, void *user);
+    struct bell *bells;
+    u64 length;
+};
+
+void doorbell_write(void *uc, u64 offset, u32 size, u64 value, struct doorbells *user)
+{
+    struct bell *bell = user->bells, *end = bell + user->length;
+
+    for (; bell < end; bell++)
+        if (bell->offset == offset) {
+            bell->count++;
+            write_one(bell->fd, &bell->one);
+            return;
+        }
+    user->python(uc, offset, size, value, user);
+}
+
+/* ---- the deadline's signal: on the vCPU's own thread, sival_ptr = its machine ---------------------- */
+struct siginfo { u32 signo, error, code, pad, timer, overrun; struct machine *machine; };
+
+void on_alarm(int signal, struct siginfo *info, void *context)
+{
+    struct machine *machine = info->machine;
+
+    (void)signal, (void)context;
+    if (!machine || !machine->cpu)
+        return;
+    machine->alarm = 1;
+    FIELD(u32, machine->cpu, CPU_INTERRUPT_REQUEST) |= HARD;
+    FIELD(u16, FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
+    if (machine->waiting)
+        write_one(machine->wake_fd, &machine->one);
+    else if (!(FIELD(u64, FIELD(void *, machine->cpu, CPU_ENV), ENV_EFLAGS) & IF))
+        table.emu_stop(machine->uc);                        /* no INTR exit comes: leave to run the timers */
+}
+/* ---- called from Python ---------------------------------------------------------------------------- */
+u64 host_tsc(void)
+{
+    u32 low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (u64)high << 32 | low;
+}
+
+/* ---- the dirty-page cure: five engine calls redirected through the GOT -------------------- */
+static struct machine *machine_of(void *uc, void *cpu)
+{
+    struct machine *m = table.machines;
+    while (m && m->uc != uc && m->cpu != cpu)
+        m = m->next;
+    return m;
+}
+
+enum { PATIENCE = 16 };             /* slow stores to a page without code until it counts as data */
+
+struct entry { u64 read, write, code, paddr, addend, pad[3]; };
+struct io { u64 addr, attrs; };
+struct fast { u64 mask; struct entry *table; };
+
+static int is_code(struct machine *m, u64 ram_addr)
+{
+    u64 page = ram_addr >> 12;
+    return page >= m->pages || m->has_code[page];
+}
+
+static void make_slow(struct entry *entry, struct io *io, u64 count, u64 ram_addr)
+{
+    for (; count; count--, entry++, io++)
+        if (!(entry->write & NOT_PLAIN) && io->addr + (entry->write & -PAGE) == ram_addr)
+            entry->write |= NOTDIRTY;
+}
+
+/* The first block of a page was translated: stores to it become slow in every mapping. */
+void protect_code(void *uc, u64 ram_addr)
+{
+    struct machine *m = machine_of(uc, 0);
+    if (!m)
+        return;
+    u8 *env = FIELD(u8 *, m->cpu, CPU_ENV);
+    ram_addr &= -PAGE;
+    if (ram_addr >> 12 < m->pages) {
+        u8 *has_code = m->has_code + (ram_addr >> 12);
+        u8 before = *has_code;
+        *has_code = PATIENCE;
+        if (before)                                     /* no store became fast since the last time */
+            return;
+    }
+    for (int mode = 0; mode < MMU_MODES; mode++) {
+        struct fast *fast = (struct fast *)(env + TLB_FAST + FAST_SIZE * mode);
+        u8 *victim = env + TLB_VICTIM + DESC_SIZE * mode;
+        make_slow(fast->table, FIELD(struct io *, victim, TABLE_IO), (fast->mask >> 6) + 1, ram_addr);
+        make_slow((struct entry *)victim, (struct io *)(victim + VICTIM_IO), VICTIMS, ram_addr);
+    }
+}
+
+/* A slow store found no block in the page (or dropped the last one).  A page that is rewritten
+ * and run in turns stays slow, which is cheaper than a walk over the TLB per turn. */
+void unprotect_code(void *uc, u64 ram_addr)
+{
+    struct machine *m = machine_of(uc, 0);
+    if (m && ram_addr >> 12 < m->pages && m->has_code[ram_addr >> 12])
+        m->has_code[ram_addr >> 12]--;
+}
+
+static void make_fast(struct machine *m, u64 vaddr, int mode)
+{
+    u8 *env = FIELD(u8 *, m->cpu, CPU_ENV);
+    struct fast *fast = (struct fast *)(env + TLB_FAST + FAST_SIZE * mode);
+    u64 index = vaddr >> 12 & fast->mask >> 6;
+    struct entry *entry = fast->table + index;
+    struct io *io = FIELD(struct io *, env, TLB_VICTIM + DESC_SIZE * mode + TABLE_IO) + index;
+
+    vaddr &= -PAGE;
+    if (entry->write == (vaddr | NOTDIRTY) && !is_code(m, io->addr + vaddr))
+        entry->write = vaddr;
+}
+
+/* A slow store to a page mapped NX is done. */
+void set_dirty(void *cpu, u64 vaddr)
+{
+    struct machine *m = machine_of(0, cpu);
+    if (!m) {
+        table.set_dirty(cpu, vaddr);
+        return;
+    }
+    for (int mode = 0; mode < MMU_MODES; mode++)
+        make_fast(m, vaddr, mode);
+}
+
+/* A TLB entry was filled, always "not dirty": fast at once where no code is. */
+void set_page(void *cpu, u64 vaddr, u64 paddr, u32 attrs, int prot, int mode, u64 size)
+{
+    struct machine *m = machine_of(0, cpu);
+    table.set_page(cpu, vaddr, paddr, attrs, prot, mode, size);
+    if (m)
+        make_fast(m, vaddr, mode);
+}
+
+/* A block was translated: protect_code has done what this call was for. */
+void reset_dirty_by_vaddr(void *cpu, u64 vaddr, u64 length)
+{
+    if (!machine_of(0, cpu))
+        table.reset_dirty_by_vaddr(cpu, vaddr, length);
+}

@@ -1,0 +1,29 @@
+"""CPU states a loader may ask for, and what a stopped CPU shows."""
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+CODE16, DATA16 = 0x9B00, 0x9300
+CODE32, DATA32 = 0xCF9B00, 0xCF9300
+CODE64 = 0xAF9B00
+HFLAGS: Final = {"real": 0x40, "protected32": 0xB0, "long64": 0x40C0B0}
+"""CS32, SS32, ADDSEG, PE, LMA, CS64, OSFXSR of the engine's own flag word."""
+CR0: Final = {"real": 0x60000010, "protected32": 0x11, "long64": 0x80000031}
+CR4: Final = {"real": 0, "protected32": 0, "long64": 0x620}
+EFER: Final = {"real": 0, "protected32": 0, "long64": 0xD01}
+
+Mode = Literal["real", "protected32", "long64"]
+
+
+@dataclass(frozen=True)
+class StartState:
+    """Where a CPU begins: `mode`, the address of the first instruction, general registers by name.
+
+    In real mode `cs` is the segment (base = cs * 16) and `rip` the offset. `cr3` counts in long64 only.
+    """
+
+    mode: Mode
+    rip: int
+    registers: dict[str, int] = field(default_factory=dict)
+    cr3: int = 0
+    cs: int = 0

@@ -1,0 +1,221 @@
+"""The vCPU: the run loop around an engine. Interrupts, timers, idle, calls from other threads."""
+
+import enum
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from emu.bus.costs import Costs
+from emu.bus.types import InterruptController
+from emu.clock import HostClock
+from emu.cpu.alarm import Alarm
+from emu.cpu.fast import FastEngine
+
+RETRY_S = 0.002
+
+
+class Stop(enum.Enum):
+    """Why `Vcpu.run` returned."""
+
+    REQUESTED = enum.auto()
+    HALTED = enum.auto()
+    TRIPLE_FAULT = enum.auto()
+
+
+class Vcpu:
+    """Runs an engine on the thread that calls `run`; a `CpuPins` for the chips.
+
+    `controller` answers the INTA cycle. `clock`'s timers run on this thread. `costs` counts the wake-ups of
+    a halted CPU and their system calls.
+    """
+
+    def __init__(self, controller: InterruptController, clock: HostClock, wake_fd: int) -> None:
+        self._controller, self._clock = controller, clock
+        self._wake_fd = wake_fd
+        self._calls: deque[Callable[[], None]] = deque()
+        self._stop: Stop | None = None
+        self._failure: BaseException | None = None
+        self._thread = 0
+        self._alarm: Alarm | None = None
+        self._armed: int | None = None
+        self.costs = Costs()
+        self.halts = 0
+
+    def attach(self, engine: FastEngine) -> None:
+        """Give it the engine; once, before `run`."""
+        self.engine = engine
+        self._record = engine.record
+
+    # ---- the run loop ------------------------------------------------------------------------------
+
+    def run(self) -> Stop:
+        """Execute the guest until something ends it. Raises what a chip raised, or EngineError."""
+        engine, record = self.engine, self._record
+        self._thread = threading.get_ident()
+        self._alarm = Alarm(record)
+        self._clock.on_earlier = self._arm
+        self._run_timers()
+        try:
+            while self._stop is None:
+                engine.execute()
+                if self._calls:
+                    self.run_calls()
+                if record.alarm:
+                    self._run_timers()
+                if engine.halted and self._stop is None:
+                    self._idle()
+        finally:
+            self._alarm.close()
+            self._alarm = None
+            self.run_calls()
+            self._thread = 0
+        if self._failure is not None:
+            raise self._failure
+        stop, self._stop = self._stop, None
+        return stop
+
+    def _idle(self) -> None:
+        """HLT: wait for something to do. With IF = 0 only an NMI could end it."""
+        engine, record, controller = self.engine, self._record, self._controller
+        self.halts += 1
+        if engine.nmi_pending:
+            return
+        if not engine.interrupts_enabled:
+            self._stop = Stop.HALTED
+            return
+        while not controller.pending():
+            record.waiting = 1
+            if not (self._calls or record.alarm or controller.pending()):
+                os.eventfd_read(self._wake_fd)
+                self.costs.syscalls += 1
+            record.waiting = 0
+            if self._calls:
+                self.run_calls()
+            if record.alarm:
+                self._run_timers()
+            if self._stop is not None:
+                return
+        engine.request_interrupt()
+
+    def acknowledge(self) -> int:
+        """The engine may deliver an interrupt now: run due timers, then the INTA cycle."""
+        if self._record.alarm:
+            self._run_timers()
+        if self._calls:
+            self.engine.stop()
+        return self._controller.acknowledge()
+
+    def _run_timers(self) -> None:
+        """Make due calls, then arm the next deadline."""
+        self._record.alarm = 0
+        clock = self._clock
+        clock.timers.run_due(clock.now_ns())
+        deadline = clock.timers.next_deadline()
+        self._armed = deadline
+        if self._alarm is not None:
+            if deadline is None:
+                self._alarm.disarm()
+            else:
+                self._alarm.arm(deadline + clock.epoch_ns)
+
+    def _arm(self, deadline_ns: int) -> None:
+        if self._alarm is not None and (self._armed is None or deadline_ns < self._armed):
+            self._armed = deadline_ns
+            self._alarm.arm(deadline_ns + self._clock.epoch_ns)
+
+    # ---- from other threads ------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """End `run` with REQUESTED; any thread, any time."""
+        self.post(self._take_stop)
+
+    def _take_stop(self) -> None:
+        if self._stop is None:
+            self._stop = Stop.REQUESTED
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` on the vCPU thread between two guest instructions, soon.
+
+        From another thread this returns once it was made, or at once where the CPU does not run.
+        """
+        if threading.get_ident() == self._thread:
+            self._calls.append(call)
+            self.engine.stop()
+            return
+        done = threading.Event()
+
+        def made() -> None:
+            try:
+                call()
+            finally:
+                done.set()
+
+        self._calls.append(made)
+        self._nudge()
+        while self._thread and not done.wait(RETRY_S):
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Bring the vCPU thread to look at its calls; may be lost just before the engine starts."""
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.now()
+            self.engine.stop()
+            if self._record.waiting:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def run_calls(self) -> None:
+        """Make the calls that other threads posted; for code on the vCPU thread that waits for one."""
+        while self._calls:
+            self._calls.popleft()()
+
+    # ---- pins --------------------------------------------------------------------------------------
+
+    def poke(self) -> None:
+        """Ask for an INTA cycle; vCPU thread."""
+        self.engine.request_interrupt()
+
+    def poke_from_outside(self) -> None:
+        """The same from another thread: wakes a halted CPU, else signals the running one."""
+        record = self._record
+        if record.waiting:
+            record.waiting = 0
+            os.eventfd_write(self._wake_fd, 1)
+        elif self._alarm is not None:
+            self._alarm.now()
+
+    def nmi(self) -> None:
+        """Raise NMI; vCPU thread."""
+        self.engine.raise_nmi()
+
+    def shut_down(self) -> None:
+        """A triple fault."""
+        self._stop = Stop.TRIPLE_FAULT
+        self.engine.stop()
+
+    def fail(self, error: BaseException) -> None:
+        """Something of ours raised inside the engine: end `run` with it."""
+        if self._failure is None:
+            self._failure = error
+            self._stop = Stop.REQUESTED
+        self.engine.stop()
+
+    def memory_written(self, gpa: int, length: int) -> None:
+        """`GuestMemory.on_written`: translated code must go before the guest learns of the data."""
+        engine = self.engine
+        if length and engine.holds_code(gpa, length):
+            if threading.get_ident() == self._thread or not self._thread:
+                engine.forget_code(gpa, length)
+            else:
+                self.post(lambda: engine.forget_code(gpa, length))
+
+
+def calibrate_tsc(read_tsc: Callable[[], int], since: tuple[int, int]) -> int:
+    """Ticks a second of the host's counter, measured since the pair (tsc, ns) was taken; at least 10 ms."""
+    left = since[1] + 10_000_000 - time.monotonic_ns()
+    if left > 0:
+        time.sleep(left / 1e9)
+    ticks, ns = read_tsc() - since[0], time.monotonic_ns() - since[1]
+    return round(ticks * 1e9 / ns)
