@@ -1,0 +1,385 @@
+"""One ATA disk drive: registers, commands, and the sector buffer behind the data port (PIO only).
+
+Source: ATA/ATAPI-6 (T13/1410D): 6 (addresses), 7 (registers), 8 (commands), 9.5-9.7 (PIO protocols).
+"""
+
+from collections.abc import Callable
+
+from emu.bus.costs import Costs
+from emu.devices.block.backend import BlockBackend
+from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, Identity, default_geometry, identify
+from emu.errors import MediumError
+
+SECTOR = 512
+WORDS = SECTOR // 2
+BUFFER_SECTORS = 128  # 64 KiB: one read from the medium serves this many sectors
+
+# Command block registers, by offset
+ERROR, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS = 1, 2, 3, 4, 5, 6, 7
+FEATURES = ERROR
+
+BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01  # Status
+READY = DRDY | DSC
+UNC, IDNF, ABRT = 0x40, 0x10, 0x04  # Error
+DIAGNOSTIC_PASSED = 0x01
+DEVICE_LBA, DEVICE_HEAD = 0x40, 0x0F
+
+CHS, LBA28, LBA48, NO_ADDRESS = range(4)
+
+
+class _CommandError(Exception):
+    """A command ends with these Error bits, DF where the drive is at fault, and the sector it was at."""
+
+    def __init__(self, error: int, fault: bool = False, lba: int = -1) -> None:
+        super().__init__(error)
+        self.error, self.fault, self.lba = error, fault, lba
+
+
+class AtaDrive:
+    """A drive on `medium`, or an empty seat on the cable where that is None (its Status reads 0).
+
+    The channel moves words through `words[index]` up to `read_end` or `write_end` and then calls
+    `block_read` or `block_written`; it looks at `intrq` after each call.
+    """
+
+    __slots__ = (
+        "_addressing",
+        "_block",
+        "_buffer",
+        "_chunk",
+        "_commands",
+        "_filled",
+        "_geometry",
+        "_identity",
+        "_lba",
+        "_left",
+        "_medium",
+        "_multiple",
+        "_sectors",
+        "_slave",
+        "_write_cache",
+        "costs",
+        "dwords",
+        "error",
+        "index",
+        "intrq",
+        "present",
+        "previous",
+        "read_end",
+        "registers",
+        "status",
+        "words",
+        "write_end",
+    )
+
+    def __init__(self, medium: BlockBackend | None, slave: bool, identity: Identity, costs: Costs) -> None:
+        self._medium, self._slave, self._identity, self.costs = medium, slave, identity, costs
+        self.present = medium is not None
+        self._sectors = medium.size // SECTOR if medium else 0
+        self._buffer = memoryview(bytearray(BUFFER_SECTORS * SECTOR if medium else 4))
+        self.words = self._buffer.cast("H")  # a little-endian host's view of the drive's words
+        self.dwords = self._buffer.cast("I")
+        self._commands = self._command_table()
+        self.registers = [0] * 8  # what was written last, by offset
+        self.previous = [0] * 8  # and before that: the high-order bytes of 48-bit commands
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Power-on or hardware reset: the signature, and every feature at its default."""
+        self._geometry = default_geometry(self._sectors)
+        self._multiple, self._write_cache = MAX_MULTIPLE, True
+        self.diagnose()
+
+    def diagnose(self) -> None:
+        """End a reset or EXECUTE DEVICE DIAGNOSTIC: stop any transfer, show the signature (9.12)."""
+        self._stop()
+        self._addressing, self._lba, self._left, self._block, self._filled, self._chunk = (
+            NO_ADDRESS,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
+        high = 0x00 if self.present else 0xFF
+        self.registers[COUNT : DEVICE + 1] = [1, 1, high, high, 0]
+        self.status = READY if self.present else 0
+        self.error = DIAGNOSTIC_PASSED if self.present else 0
+
+    def hold_reset(self) -> None:
+        """SRST is set: busy until it is cleared."""
+        self._stop()
+        self.status = BSY if self.present else 0
+
+    def command(self, opcode: int) -> None:
+        """Take the Command register. Ignored while a command is under way, as by an empty seat."""
+        if not self.present or self.status & (BSY | DRQ):
+            return
+        self.status, self.error, self.intrq = READY, 0, True
+        run = self._commands.get(opcode, self._abort)
+        try:
+            run()
+        except _CommandError as failure:
+            self._fail(failure)
+
+    def block_read(self) -> None:
+        """The host has taken the block up to `read_end`: offer the next, or end the command."""
+        self.costs.bytes_copied += self._block * SECTOR
+        try:
+            self._offer_block()
+        except _CommandError as failure:
+            self._fail(failure)
+
+    def block_written(self) -> None:
+        """The host has filled the block up to `write_end`: store it; ask for the next, or end."""
+        assert self._medium is not None
+        size = self.write_end * 2
+        sectors = size // SECTOR
+        self.costs.bytes_copied += size
+        self.intrq = True
+        try:
+            self._medium.writev(self._lba * SECTOR, [self._buffer[:size]])
+            self._lba += sectors
+            self._left -= sectors
+            if self._left:
+                self._ask_block()
+                return
+            self._end_transfer()
+            if not self._write_cache:
+                self._medium.flush()
+        except MediumError:
+            self._fail(_CommandError(ABRT, fault=True, lba=self._lba))
+
+    # Transfers
+
+    def _stop(self) -> None:
+        self.index = self.read_end = self.write_end = 0
+        self.intrq = False
+
+    def _end_transfer(self) -> None:
+        """The last block has passed; show where the command got to."""
+        self.index = self.read_end = self.write_end = 0
+        self.status = READY
+        if self._addressing != NO_ADDRESS:
+            self.costs.requests += 1
+            self.registers[COUNT] = self.previous[COUNT] = 0
+            self._show_address(self._lba)
+
+    def _fail(self, failure: _CommandError) -> None:
+        self.index = self.read_end = self.write_end = 0
+        self.status = READY | ERR | (DF if failure.fault else 0)
+        self.error, self.intrq = failure.error, True
+        if failure.lba >= 0:
+            self._show_address(failure.lba)
+
+    def _offer_block(self) -> None:
+        """Make the next block of a read ready at the data port, or end. Raises _CommandError."""
+        if self._left == 0:
+            self._end_transfer()
+            return
+        if self.index == self._filled:
+            self._refill()
+        self._block = sectors = min(self._block, self._left)
+        self._left -= sectors
+        self._lba += sectors
+        self.read_end = self.index + sectors * WORDS
+        self.status, self.intrq = READY | DRQ, True
+
+    def _refill(self) -> None:
+        """Read ahead of the host; after an error block by block, so that good blocks still pass."""
+        assert self._medium is not None
+        sectors = min(self._chunk, self._left)
+        try:
+            self._medium.readv(self._lba * SECTOR, [self._buffer[: sectors * SECTOR]])
+        except MediumError:
+            self._chunk = self._block
+            sectors = min(self._block, self._left)
+            for i in range(sectors):
+                place = self._buffer[i * SECTOR : (i + 1) * SECTOR]
+                self._read_sector(self._lba + i, place)
+        self.index, self._filled = 0, sectors * WORDS
+
+    def _read_sector(self, lba: int, place: memoryview) -> None:
+        assert self._medium is not None
+        try:
+            self._medium.readv(lba * SECTOR, [place])
+        except MediumError:
+            raise _CommandError(UNC, lba=lba) from None
+
+    def _ask_block(self) -> None:
+        """Open the data port for the next block of a write."""
+        self.index, self.write_end = 0, min(self._block, self._left) * WORDS
+        self.status = READY | DRQ
+
+    def _read(self, addressing: int, multiple: bool) -> None:
+        self._block = self._block_size(multiple)
+        self._lba, self._left = self._target(addressing)
+        self._chunk = BUFFER_SECTORS  # a multiple of any block size
+        self.index = self._filled = 0
+        self._offer_block()
+
+    def _write(self, addressing: int, multiple: bool) -> None:
+        assert self._medium is not None
+        if self._medium.read_only:
+            raise _CommandError(ABRT)
+        self._block = self._block_size(multiple)
+        self._lba, self._left = self._target(addressing)
+        self.intrq = False  # the first block is asked for by DRQ alone (9.7)
+        self._ask_block()
+
+    def _block_size(self, multiple: bool) -> int:
+        if not multiple:
+            return 1
+        if self._multiple == 0:
+            raise _CommandError(ABRT)
+        return self._multiple
+
+    # Addresses: section 6.2
+
+    def _target(self, addressing: int) -> tuple[int, int]:
+        """First sector and count that the registers name. Raises _CommandError beyond the end."""
+        now, before = self.registers, self.previous
+        low = now[LBA_HIGH] << 16 | now[LBA_MID] << 8 | now[LBA_LOW]
+        if addressing == LBA48:
+            lba = before[LBA_HIGH] << 40 | before[LBA_MID] << 32 | before[LBA_LOW] << 24 | low
+            count = (before[COUNT] << 8 | now[COUNT]) or 65536
+        elif now[DEVICE] & DEVICE_LBA:
+            lba, count = (now[DEVICE] & DEVICE_HEAD) << 24 | low, now[COUNT] or 256
+        else:
+            addressing, lba, count = CHS, self._from_chs(low >> 8, now), now[COUNT] or 256
+        self._addressing = addressing
+        if lba + count > self._sectors:
+            raise _CommandError(IDNF)
+        return lba, count
+
+    def _from_chs(self, cylinder: int, now: list[int]) -> int:
+        geometry, head, sector = self._geometry, now[DEVICE] & DEVICE_HEAD, now[LBA_LOW]
+        if not (0 < sector <= geometry.sectors and head < geometry.heads and cylinder < geometry.cylinders):
+            raise _CommandError(IDNF)
+        return (cylinder * geometry.heads + head) * geometry.sectors + sector - 1
+
+    def _show_address(self, lba: int) -> None:
+        """Put a sector's address into the registers, as the command gave its own."""
+        now, before = self.registers, self.previous
+        if self._addressing == CHS:
+            track, sector = divmod(lba, self._geometry.sectors)
+            cylinder, head = divmod(track, self._geometry.heads)
+            lba = head << 24 | (cylinder & 0xFFFF) << 8 | (sector + 1)
+        now[LBA_LOW], now[LBA_MID], now[LBA_HIGH] = lba & 0xFF, lba >> 8 & 0xFF, lba >> 16 & 0xFF
+        if self._addressing == LBA48:
+            before[LBA_LOW], before[LBA_MID], before[LBA_HIGH] = (
+                lba >> 24 & 0xFF,
+                lba >> 32 & 0xFF,
+                lba >> 40 & 0xFF,
+            )
+        else:
+            now[DEVICE] = now[DEVICE] & ~DEVICE_HEAD | lba >> 24 & DEVICE_HEAD
+
+    # Commands without data, and IDENTIFY
+
+    def _command_table(self) -> dict[int, Callable[[], None]]:
+        """Opcode to method (annex: command codes). A bus master would add READ and WRITE DMA."""
+        done = self._done
+        table: dict[int, Callable[[], None]] = {
+            0x24: lambda: self._read(LBA48, multiple=False),  # READ SECTORS EXT
+            0x29: lambda: self._read(LBA48, multiple=True),  # READ MULTIPLE EXT
+            0x34: lambda: self._write(LBA48, multiple=False),  # WRITE SECTORS EXT
+            0x39: lambda: self._write(LBA48, multiple=True),  # WRITE MULTIPLE EXT
+            0x42: lambda: self._verify(LBA48),  # READ VERIFY SECTORS EXT
+            0x27: lambda: self._native_max(LBA48),  # READ NATIVE MAX ADDRESS EXT
+            0xF8: lambda: self._native_max(LBA28),  # READ NATIVE MAX ADDRESS
+            0xC4: lambda: self._read(LBA28, multiple=True),  # READ MULTIPLE
+            0xC5: lambda: self._write(LBA28, multiple=True),  # WRITE MULTIPLE
+            0x91: self._set_geometry,  # INITIALIZE DEVICE PARAMETERS
+            0xC6: self._set_multiple,  # SET MULTIPLE MODE
+            0xE7: self._flush,  # FLUSH CACHE
+            0xEA: self._flush,  # FLUSH CACHE EXT
+            0xEC: self._identify,  # IDENTIFY DEVICE
+            0xEF: self._set_features,  # SET FEATURES
+            0xE5: self._power_mode,  # CHECK POWER MODE
+            0x98: self._power_mode,
+            0x70: done,  # SEEK
+        }
+        for opcode in (0x20, 0x21):  # with retries, and without (obsolete)
+            table[opcode] = lambda: self._read(LBA28, multiple=False)  # READ SECTORS
+            table[opcode + 0x10] = lambda: self._write(LBA28, multiple=False)  # WRITE SECTORS
+            table[opcode + 0x20] = lambda: self._verify(LBA28)  # READ VERIFY SECTORS
+        for opcode in range(0x10, 0x20):
+            table[opcode] = done  # RECALIBRATE
+        for opcode in (0x94, 0x95, 0x96, 0x97, 0x99, 0xE0, 0xE1, 0xE2, 0xE3, 0xE6):
+            table[opcode] = done  # STANDBY, IDLE (both also IMMEDIATE), SLEEP: always as if active
+        return table
+
+    def _abort(self) -> None:
+        raise _CommandError(ABRT)
+
+    def _done(self) -> None:
+        """Nothing to do."""
+
+    def _identify(self) -> None:
+        self._buffer[:SECTOR] = identify(
+            self._identity, self._sectors, self._geometry, self._multiple, self._write_cache, self._slave
+        )
+        self._addressing, self._left, self._block = NO_ADDRESS, 0, 1
+        self.index, self._filled, self.read_end = 0, WORDS, WORDS
+        self.status = READY | DRQ
+
+    def _verify(self, addressing: int) -> None:
+        """Read up to 65,536 sectors and show them to nobody."""
+        lba, count = self._target(addressing)
+        assert self._medium is not None
+        end = lba + count
+        while lba < end:
+            sectors = min(BUFFER_SECTORS, end - lba)
+            try:
+                self._medium.readv(lba * SECTOR, [self._buffer[: sectors * SECTOR]])
+            except MediumError:
+                for sector in range(lba, lba + sectors):
+                    self._read_sector(sector, self._buffer[:SECTOR])
+            lba += sectors
+        self._show_address(end)
+
+    def _native_max(self, addressing: int) -> None:
+        last = self._sectors - 1
+        self._addressing = addressing
+        self._show_address(last if addressing == LBA48 else min(last, (1 << 28) - 1))
+
+    def _set_geometry(self) -> None:
+        heads, sectors = (self.registers[DEVICE] & DEVICE_HEAD) + 1, self.registers[COUNT]
+        if sectors == 0:
+            raise _CommandError(ABRT)
+        self._geometry = Geometry(min(self._sectors // (heads * sectors), 65535), heads, sectors)
+
+    def _set_multiple(self) -> None:
+        count = self.registers[COUNT]
+        if count > MAX_MULTIPLE or count & (count - 1):
+            raise _CommandError(ABRT)
+        self._multiple = count
+
+    def _flush(self) -> None:
+        assert self._medium is not None
+        try:
+            self._medium.flush()
+        except MediumError:
+            raise _CommandError(ABRT, fault=True) from None
+
+    def _set_features(self) -> None:
+        feature = self.registers[FEATURES]
+        if feature in (0x02, 0x82):  # write cache on, off
+            self._write_cache = feature == 0x02
+            if not self._write_cache:
+                self._flush()
+        elif feature == 0x03:  # transfer mode: PIO default or flow control modes 0 to 4
+            mode = self.registers[COUNT]
+            if mode not in (0x00, 0x01) and not 0x08 <= mode <= 0x0C:
+                raise _CommandError(ABRT)
+        elif feature not in (
+            0x55,
+            0xAA,
+            0x66,
+            0xCC,
+        ):  # look-ahead off, on; keep or drop these settings at reset
+            raise _CommandError(ABRT)
+
+    def _power_mode(self) -> None:
+        self.registers[COUNT] = 0xFF  # active or idle
