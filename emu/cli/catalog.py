@@ -31,6 +31,27 @@ def _one_of(*words: str) -> Kind:
     return Kind("|".join(words), lambda name, text: choice(name, text, words))
 
 
+def _queue_size(name: str, text: str) -> None:
+    value = number(name, text, 2, 1024)
+    if value & (value - 1):
+        raise ConfigError(f"{name} is a power of two, not {text}")
+
+
+def _disk_serial(name: str, text: str) -> None:
+    if not 0 < len(text.encode()) <= 20:
+        raise ConfigError(f'{name} is 1 to 20 bytes long, not "{text}"')
+
+
+def _pci_slot(name: str, text: str) -> None:
+    slot, _, function = text.partition(".")
+    try:
+        fits = 0 < int(slot, 16) < 32 and int(function or "0", 16) == 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(f'{name} is a slot from 1 to 1f, hexadecimal, function 0, not "{text}"')
+
+
 TEXT = Kind("text", _any_text)
 SWITCH = Kind("on|off", switch)
 
@@ -56,7 +77,7 @@ class Driver:
 
 
 ID = Property("id", TEXT, "a name for the device")
-ADDR = Property("addr", TEXT, "PCI slot on bus 0, hexadecimal as in QEMU: 4 or 4.0")
+ADDR = Property("addr", Kind("1..1f", _pci_slot), "PCI slot on bus 0, hexadecimal as in QEMU: 4 or 4.0")
 
 DRIVERS: tuple[Driver, ...] = (
     Driver(
@@ -75,9 +96,11 @@ DRIVERS: tuple[Driver, ...] = (
             ID,
             ADDR,
             Property("drive", TEXT, "the id of a -drive with if=none"),
-            Property("serial", TEXT, "what GET_ID answers, at most 20 bytes"),
+            Property("serial", Kind("text", _disk_serial), "what GET_ID answers, at most 20 bytes"),
             Property("num-queues", _within(1, 16), "request queues, default 1"),
-            Property("queue-size", _within(2, 1024), "descriptors a queue, a power of two, default 256"),
+            Property(
+                "queue-size", Kind("2..1024", _queue_size), "descriptors a queue, a power of two, default 256"
+            ),
             Property("event_idx", SWITCH, "offer VIRTIO_F_EVENT_IDX, default on"),
             Property("indirect_desc", SWITCH, "offer VIRTIO_F_INDIRECT_DESC, default on"),
             Property("disable-legacy", _one_of("on", "auto"), "only the modern transport is built"),

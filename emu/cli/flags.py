@@ -4,7 +4,7 @@ Source of names and values: qemu(1). The subset is strict: what is accepted mean
 known but not built says so; nothing is ignored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from emu.cli.catalog import OBJECTS, check_properties, find_driver
@@ -89,7 +89,9 @@ LATER: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class Draft:
-    """What the flags have said so far. `serials` are in the order given; `image` is the positional word."""
+    """What the flags have said so far. `serials` are in the order given; `image` is the positional word;
+    `extra` holds a subcommand's own flags.
+    """
 
     config: MachineConfig = field(default_factory=MachineConfig)
     image: str | None = None
@@ -98,6 +100,7 @@ class Draft:
     no_defaults: bool = False
     snapshot: bool = False
     help: bool = False
+    extra: dict[str, str] = field(default_factory=dict)
 
     def set_image(self, word: str) -> None:
         """Take the positional IMAGE. Raises ConfigError on a second one."""
@@ -339,9 +342,20 @@ TABLE: tuple[Option[Draft], ...] = (
 )
 
 
-def parse_flags(argv: list[str]) -> Draft:
-    """Read a command line without the checks across flags. Raises ConfigError."""
-    return parse(argv, TABLE, Draft(), Draft.set_image, LATER)
+def parse_flags(argv: list[str], extra: Sequence[Option[Draft]] = ()) -> Draft:
+    """Read a command line, `extra` being a subcommand's own flags; `finish` checks it. Raises ConfigError."""
+    return parse(argv, (*extra, *TABLE), Draft(), Draft.set_image, LATER)
+
+
+def extra_option(name: str, value: str, text: str) -> Option[Draft]:
+    """A subcommand's own flag, kept in `Draft.extra`; once is enough."""
+
+    def apply(draft: Draft, given: str) -> None:
+        if name in draft.extra:
+            raise ConfigError("is given twice")
+        draft.extra[name] = given
+
+    return Option(name, value, apply, text, ours=True)
 
 
 def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:

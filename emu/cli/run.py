@@ -1,0 +1,144 @@
+"""`emu run`: one machine in this terminal."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, TextIO
+
+from emu.cli.exits import document, table, write_json
+from emu.cli.flags import TABLE, finish, parse_flags
+from emu.cli.images import resolve
+from emu.cli.options import help_text
+from emu.cli.output import Discard, FileSink, Sink
+from emu.cli.session import Cause, Session
+from emu.config import MachineConfig, Outcome, OutcomeKind
+from emu.errors import ConfigError
+
+USAGE: Final = "usage: emu run [flags] [IMAGE]\n\nRun a guest. Flags are spelled and valued as QEMU's."
+EPILOG: Final = """\
+exit status: (N << 1) | 1 when the guest writes N to isa-debug-exit; 0 power-off, reset with -no-reboot,
+Ctrl-A X; 1 internal error; 2 bad command line; 3 triple fault; 4 guest halted with interrupts off, --timeout;
+128 + N after signal N."""
+
+POWER_OFF, TRIPLE_FAULT, HANG = 0, 3, 4
+STATUS: Final = {
+    OutcomeKind.POWER_OFF: POWER_OFF,
+    OutcomeKind.RESET: POWER_OFF,
+    OutcomeKind.STOPPED: POWER_OFF,
+    OutcomeKind.TRIPLE_FAULT: TRIPLE_FAULT,
+    OutcomeKind.HALTED: HANG,
+    OutcomeKind.TIMEOUT: HANG,
+}
+
+
+def run(argv: list[str], out: TextIO) -> int:
+    """Run the machine that `argv` asks for; return the exit status."""
+    draft = parse_flags(argv)
+    if draft.help:
+        out.write(help_text(USAGE, TABLE, EPILOG))
+        return 0
+    if draft.image is not None:
+        draft.image = resolve(draft.image)
+    return run_machine(finish(draft, is_kernel), out)
+
+
+def run_machine(config: MachineConfig, out: TextIO) -> int:
+    """Run one machine with COM1 where `config.serial` says."""
+    from emu.boards.pc import build_pc  # noqa: PLC0415 -- the engine loads only when a machine is built
+
+    with serial_sink(config.serial, out) as sink:
+        interactive = config.serial in ("stdio", "mon:stdio")
+        session = Session(
+            config, sink, stdin_fd() if interactive else None, keys=config.serial == "mon:stdio"
+        )
+        connect(session, sink)
+        machine = build_pc(config, serial_out=session.output.write)
+        try:
+            outcome = session.run(machine)
+            report(session, outcome, machine.rip_text)
+            if config.exits is not None:
+                rows = machine.ledger.rows()
+                if config.exits.file is None:
+                    sys.stderr.write(table(rows))
+                else:
+                    write_json(config.exits.file, document(rows), out)
+        finally:
+            machine.close()
+    return exit_status(session, outcome)
+
+
+def exit_status(session: Session, outcome: Outcome) -> int:
+    """The status that says how the run ended."""
+    if outcome.kind is OutcomeKind.DEBUG_EXIT:
+        return (outcome.value << 1 | 1) & 0xFF
+    if session.cause is Cause.SIGNAL:
+        return 128 + session.signal_number
+    if session.cause is Cause.BROKEN:
+        return 128 + signal.SIGPIPE
+    return STATUS[outcome.kind]
+
+
+def report(session: Session, outcome: Outcome, rip_text: Callable[[], str]) -> None:
+    """Say on standard error what the status alone does not: where the guest was."""
+    if outcome.kind is OutcomeKind.TRIPLE_FAULT:
+        print(f"emu: triple fault at {rip_text()}", file=sys.stderr)
+    elif outcome.kind is OutcomeKind.HALTED:
+        print(f"emu: guest halted with interrupts off at {rip_text()}", file=sys.stderr)
+    elif outcome.kind is OutcomeKind.TIMEOUT:
+        print(f"emu: timed out, guest at {rip_text()}", file=sys.stderr)
+    elif session.cause is Cause.SIGNAL:
+        name = signal.Signals(session.signal_number).name
+        print(f"emu: ended by {name}, guest at {rip_text()}", file=sys.stderr)
+
+
+def connect(session: Session, sink: Sink) -> None:
+    """A sink that nobody reads ends the session, and an ending session waits for no reader."""
+    if isinstance(sink, FileSink):
+        sink.on_broken = lambda: session.stop(Cause.BROKEN)
+        session.on_stop = sink.cancel
+
+
+@contextlib.contextmanager
+def serial_sink(serial: str, out: TextIO) -> Iterator[Sink]:
+    """Where COM1's output goes. Raises ConfigError where a file cannot be made."""
+    if serial in ("null", "none"):
+        yield Discard()
+        return
+    opened = -1
+    if serial.startswith("file:"):
+        path = serial.removeprefix("file:")
+        try:
+            opened = fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(f"-serial: {path}: {error.strerror}") from None
+    else:
+        out.flush()
+        fd = out.fileno()
+    sink = FileSink(fd)
+    try:
+        yield sink
+    finally:
+        sink.close()
+        if opened >= 0:
+            os.close(opened)
+
+
+def stdin_fd() -> int | None:
+    """The descriptor of standard input, None where there is none."""
+    try:
+        return sys.stdin.fileno() if sys.stdin is not None else None
+    except (ValueError, io.UnsupportedOperation):
+        return None
+
+
+def is_kernel(path: str) -> bool:
+    """True for a kernel that boots without firmware, False for a disk. Raises ConfigError for neither."""
+    from emu.boot.recognise import ImageKind, recognise  # noqa: PLC0415 -- only where an IMAGE is given
+
+    found = recognise(path)
+    if not found.bootable:
+        raise ConfigError(f"{path}: {found.description}")
+    return found.kind in (ImageKind.PVH, ImageKind.MULTIBOOT, ImageKind.LINUX)

@@ -1,0 +1,149 @@
+"""`emu smoke`: run a guest until its output decides."""
+
+import re
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TextIO
+
+from emu.cli import junit
+from emu.cli.flags import TABLE, extra_option, finish, parse_flags
+from emu.cli.images import resolve
+from emu.cli.options import help_text
+from emu.cli.output import Sink
+from emu.cli.run import connect, is_kernel, serial_sink
+from emu.cli.session import Cause, Session
+from emu.cli.verdict import PANIC, Judge, Verdict
+from emu.config import MachineConfig, Outcome, OutcomeKind
+from emu.errors import ConfigError
+
+DEFAULT_TIMEOUT_S: Final = 60.0
+USAGE: Final = """\
+usage: emu smoke IMAGE --expect RE [--reject RE] [--panic RE] [--timeout S] [--junit FILE] [emu run's flags]
+
+Run a guest until what it prints on COM1 decides. -serial stdio shows it, too, -serial file:PATH keeps it."""
+EPILOG: Final = """\
+exit status: 0 matched, 10 rejected, 11 timed out, 12 guest halted with interrupts off, 13 triple fault,
+14 guest panic text, 15 guest ended before a match; 1 internal error, 2 bad command line, 128 + N signal N.
+In one line --reject goes before --expect, and --expect before --panic."""
+OPTIONS: Final = (
+    extra_option("expect", "RE", "the guest is well once it prints this (Python's re, lines with ^ and $)"),
+    extra_option("reject", "RE", "the guest has failed once it prints this"),
+    extra_option("panic", "RE", "what counts as panic text instead of the usual; empty: nothing does"),
+    extra_option("junit", "FILE", "write the verdict as a JUnit test case"),
+)
+BY_OUTCOME: Final = {
+    OutcomeKind.TIMEOUT: Verdict.TIMED_OUT,
+    OutcomeKind.HALTED: Verdict.HALTED,
+    OutcomeKind.TRIPLE_FAULT: Verdict.TRIPLE_FAULT,
+}
+WORDS: Final = {
+    Verdict.MATCHED: "matched",
+    Verdict.REJECTED: "rejected",
+    Verdict.TIMED_OUT: "timed out",
+    Verdict.HALTED: "guest halted with interrupts off",
+    Verdict.TRIPLE_FAULT: "triple fault",
+    Verdict.PANIC: "guest panic",
+    Verdict.EARLY_EXIT: "ended early",
+}
+
+
+class JudgingSink:
+    """Shows each batch to the judge and to `also`; `session` ends once the verdict is there."""
+
+    def __init__(self, judge: Judge, also: Sink) -> None:
+        self._judge, self._also = judge, also
+        self.session: Session | None = None
+
+    def write(self, data: bytes) -> None:
+        """Judge it and pass it on."""
+        self._also.write(data)
+        if self._judge.feed(data) is not None and self.session is not None:
+            self.session.stop(Cause.VERDICT)
+
+    def ready(self) -> bool:
+        """True where passing on would not block."""
+        return self._also.ready()
+
+
+def run(argv: list[str], out: TextIO) -> int:
+    """Run the guest, print the verdict, return its exit status."""
+    draft = parse_flags(argv, OPTIONS)
+    if draft.help:
+        out.write(help_text(USAGE, (*OPTIONS, *TABLE), EPILOG))
+        return 0
+    if "expect" not in draft.extra:
+        raise ConfigError('smoke needs --expect RE, such as --expect "login:"')
+    judge = Judge(
+        expect=_pattern("expect", draft.extra["expect"]),
+        reject=_pattern("reject", draft.extra["reject"]) if "reject" in draft.extra else None,
+        panic=_pattern("panic", draft.extra.get("panic", PANIC)) if draft.extra.get("panic") != "" else None,
+    )
+    if draft.image is not None:
+        draft.image = resolve(draft.image)
+    config = finish(draft, is_kernel)
+    if config.timeout_s is None:
+        config = replace(config, timeout_s=DEFAULT_TIMEOUT_S)
+    begun = time.monotonic()
+    session, outcome, rip = _run_machine(config, judge, config.serial if draft.serials else "none", out)
+    seconds = time.monotonic() - begun
+    if session.cause is Cause.SIGNAL:
+        print(f"ended by {signal.Signals(session.signal_number).name}, guest at {rip}", file=out)
+        return 128 + session.signal_number
+    verdict = decide(judge, outcome)
+    line = verdict_line(verdict, judge, outcome, seconds)
+    lines = judge.tail()
+    print(line, *(f"  | {text}" for text in lines), f"guest at {rip}", sep="\n", file=out)
+    if "junit" in draft.extra:
+        failure = "" if verdict is Verdict.MATCHED else f"{line}, guest at {rip}"
+        name = config.name or Path(config.kernel or "guest").name
+        kind = WORDS[verdict]
+        junit.write(
+            draft.extra["junit"], junit.Case("emu.smoke", name, seconds, kind, failure, "\n".join(lines))
+        )
+    return verdict.value
+
+
+def decide(judge: Judge, outcome: Outcome) -> Verdict:
+    """The verdict once the run has ended: by its output, else by its end."""
+    return judge.finish() or BY_OUTCOME.get(outcome.kind, Verdict.EARLY_EXIT)
+
+
+def verdict_line(verdict: Verdict, judge: Judge, outcome: Outcome, seconds: float) -> str:
+    """What the user reads first."""
+    why = ""
+    if judge.verdict is not None:
+        why = f': "{judge.matched_text()}"'
+    elif verdict is Verdict.EARLY_EXIT:
+        why = f": {outcome.kind.value}"
+        if outcome.kind is OutcomeKind.DEBUG_EXIT:
+            why += f" with {outcome.value:#x}"
+    return f"{WORDS[verdict]}{why}, after {seconds:.2f} s"
+
+
+def _run_machine(
+    config: MachineConfig, judge: Judge, serial: str, out: TextIO
+) -> tuple[Session, Outcome, str]:
+    """Run one machine under the judge; return its session, its end and the guest's place."""
+    from emu.boards.pc import build_pc  # noqa: PLC0415 -- the engine loads only when a machine is built
+
+    with serial_sink(serial, out) as shown:
+        sink = JudgingSink(judge, shown)
+        session = Session(config, sink, None, keys=False)
+        sink.session = session
+        connect(session, shown)
+        machine = build_pc(config, serial_out=session.output.write)
+        try:
+            outcome = session.run(machine)
+            return session, outcome, machine.rip_text()
+        finally:
+            machine.close()
+
+
+def _pattern(name: str, text: str) -> re.Pattern[str]:
+    """Compile a user's pattern. Raises ConfigError."""
+    try:
+        return re.compile(text, re.MULTILINE)
+    except re.error as error:
+        raise ConfigError(f'--{name}: "{text}" is no regular expression: {error}') from None
