@@ -53,7 +53,7 @@ class Alarm:
 
     def disarm(self) -> None:
         """No deadline."""
-        self._spec[:] = (0, 0, 0, 0)
+        self._spec[:] = [0, 0, 0, 0]
         LIBC.timer_settime(self._timer, 0, self._spec, None)
 
     def now(self) -> None:

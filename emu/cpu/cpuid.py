@@ -36,9 +36,9 @@ _LEGACY_EDX: Final = (
 
 def build(tsc_hz: Callable[[], int]) -> Callable[[int, int], Regs]:
     """A function (leaf, subleaf) -> registers. `tsc_hz` is asked when leaf 0x15 or 0x16 is."""
-    vendor = tuple(int.from_bytes(part, "little") for part in (b"Genu", b"ntel", b"ineI"))
+    ebx, ecx, edx = (int.from_bytes(part, "little") for part in (b"Genu", b"ntel", b"ineI"))
     fixed: dict[int, Regs] = {
-        0x0: (MAX_BASIC, *vendor),
+        0x0: (MAX_BASIC, ebx, ecx, edx),
         0x1: (SIGNATURE, 0x00010800, _LEAF1_ECX, _LEAF1_EDX),
         0x2: (0x00000001, 0, 0, 0),
         0x80000000: (MAX_EXTENDED, 0, 0, 0),

@@ -10,10 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import unicorn
-from unicorn import unicorn_const as U
-from unicorn import x86_const as X
-
+from emu.cpu import library as uc
 from emu.cpu import msr
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
 from emu.cpu.layout import (
@@ -33,7 +30,8 @@ from emu.cpu.layout import (
     REG_NAMES,
     Fields,
 )  # fmt: skip
-from emu.cpu.native.load import LIB, LIB_HELD, MachineRecord, install, native, remove
+from emu.cpu.library import IN_CB, LIB, LIB_HELD, OUT_CB, READ_CB, SKIP_CB, WRITE_CB, P
+from emu.cpu.native.load import MachineRecord, install, native, remove
 from emu.cpu.state import CODE16, CODE32, CODE64, CR0, CR4, DATA16, DATA32, EFER, HFLAGS, StartState
 from emu.errors import EngineError
 
@@ -47,17 +45,10 @@ _EXIT_CR8_READ, _EXIT_CR8_WRITE, _EXIT_MSR, _EXIT_SHUTDOWN = 0x108, 0x118, 0x17C
 _INTERCEPT_INTR, _INTERCEPT_MSR, _INTERCEPT_SHUTDOWN = 1 << 0x00, 1 << 0x1C, 1 << 0x1F
 _GP: Final = 13
 
-P = C.c_void_p
-OUT_CB = C.CFUNCTYPE(None, P, C.c_uint32, C.c_int, C.c_uint32, P)
-IN_CB = C.CFUNCTYPE(C.c_uint32, P, C.c_uint32, C.c_int, P)
-READ_CB = C.CFUNCTYPE(C.c_uint64, P, C.c_uint64, C.c_uint32, P)
-WRITE_CB = C.CFUNCTYPE(None, P, C.c_uint64, C.c_uint32, C.c_uint64, P)
-SKIP_CB = C.CFUNCTYPE(C.c_int, P, P)
 ACK_CB = C.CFUNCTYPE(C.c_int)
 EVENT_CB = C.CFUNCTYPE(C.c_int, P, C.c_uint32, P)
+TSC_CALL = C.CFUNCTYPE(C.c_uint64)
 
-LIB.uc_emu_start.argtypes = [P, C.c_uint64, C.c_uint64, C.c_uint64, C.c_size_t]
-LIB_HELD.uc_mmio_map.argtypes = [P, C.c_uint64, C.c_size_t, P, P, P, P]
 LIB_HELD.tb_invalidate_phys_range_x86_64.argtypes = [P, C.c_uint64, C.c_uint64]
 LIB_HELD.tb_invalidate_phys_range_x86_64.restype = None
 LIB_HELD.cpu_restore_state_x86_64.argtypes = [P, C.c_uint64, C.c_bool]
@@ -128,26 +119,26 @@ class FastEngine:
     name = "fast"
 
     def __init__(self, ram: Sequence[RamBlock], hooks: EngineHooks, wake_fd: int) -> None:
-        if unicorn.__version__ != "2.1.4":
-            raise EngineError(f"unicorn {unicorn.__version__} is installed, 2.1.4 is needed")
-        self._uc = unicorn.Uc(U.UC_ARCH_X86, U.UC_MODE_64)
-        self._handle = self._uc._uch
+        self._handle = uc.open_x86()
         self._hooks = hooks
         self._keep: list[object] = []
         self._ram: list[tuple[int, int, int]] = []
         self._map_ram(ram)
-        self._uc.ctl_exits_enabled(True)  # no magic `until` address
-        self.fields = fields = Fields(self._handle.value)
+        self._first_page = ram[0].address + PAGE
+        # no magic `until` address
+        uc.check(LIB_HELD.uc_ctl(P(self._handle), uc.UC_CTL_USE_EXITS_ON, 1), "exits")
+        self.fields = fields = Fields(self._handle)
         fields.no_exit_request.value = 1
         pages = sum(block.size for block in ram) // PAGE
         self._code = (C.c_uint8 * pages)()
         self._has_code = memoryview(self._code).cast("B")
         self.record = MachineRecord(
-            0, self._handle.value, fields.cpu, C.addressof(self._code), pages, wake_fd, 0, 0, 0, 1
+            0, self._handle, fields.cpu, C.addressof(self._code), pages, wake_fd, 0, 0, 0, 1
         )
         install(self.record)
         self.doorbells: list[Doorbells] = []
         self._begin = C.c_uint64()
+        self._host_tsc = TSC_CALL(native("host_tsc"))
         self._hook_all()
         self._map_vmcb()
         for area in hooks.areas:
@@ -161,14 +152,20 @@ class FastEngine:
         """RAM first: the engine's ram_addr then counts from 0 in the order of `ram`."""
         ram_addr = 0
         for block in ram:
-            self._uc.mem_map_ptr(block.gpa, block.size, U.UC_PROT_ALL, P(block.address))
+            status = LIB_HELD.uc_mem_map_ptr(
+                self._handle, block.gpa, block.size, uc.UC_PROT_ALL, block.address
+            )
+            uc.check(status, f"{block.size:#x} bytes of RAM")
             self._ram.append((block.gpa, block.size, ram_addr))
             ram_addr += block.size
 
     def _map_vmcb(self) -> None:
         self._vmcb = mmap.mmap(-1, _VMCB_SIZE)
         pointer = C.addressof(C.c_char.from_buffer(self._vmcb))
-        self._uc.mem_map_ptr(VMCB_GPA, _VMCB_SIZE, U.UC_PROT_READ | U.UC_PROT_WRITE, P(pointer))
+        rights = uc.UC_PROT_READ | uc.UC_PROT_WRITE
+        uc.check(
+            LIB_HELD.uc_mem_map_ptr(self._handle, VMCB_GPA, _VMCB_SIZE, rights, pointer), "its control block"
+        )
         struct.pack_into("<Q", self._vmcb, _MSRPM_BASE_PA, VMCB_GPA + _MSR_BITMAP)
         self._vmcb[_MSR_BITMAP : _MSR_BITMAP + 0x1800] = b"\xff" * 0x1800
         for index in msr.NATIVE:
@@ -180,17 +177,19 @@ class FastEngine:
         fields.intercept_cr_read.value = fields.intercept_cr_write.value = 1 << 8
 
     def _hook_all(self) -> None:
-        hooks = self._hooks
-        self._hook(U.UC_HOOK_INSN, self._pointer(OUT_CB(hooks.port_write)), X.UC_X86_INS_OUT)
-        self._hook(U.UC_HOOK_INSN, self._pointer(IN_CB(hooks.port_read)), X.UC_X86_INS_IN)
-        self._hook(U.UC_HOOK_INSN, self._pointer(SKIP_CB(self._make_cpuid())), X.UC_X86_INS_CPUID)
-        env = self.fields.env
-        self._hook(U.UC_HOOK_INSN, native("syscall_64"), X.UC_X86_INS_SYSCALL, env)
-        self._hook(U.UC_HOOK_INSN, native("sysenter"), X.UC_X86_INS_SYSENTER, env)
+        hooks, handle, env = self._hooks, self._handle, self.fields.env
+        for instruction, callback in (
+            (uc.UC_X86_INS_OUT, OUT_CB(hooks.port_write)),
+            (uc.UC_X86_INS_IN, IN_CB(hooks.port_read)),
+            (uc.UC_X86_INS_CPUID, SKIP_CB(self._make_cpuid())),
+        ):
+            uc.hook(handle, uc.UC_HOOK_INSN, self._pointer(callback), instruction)
+        uc.hook(handle, uc.UC_HOOK_INSN, native("syscall_64"), uc.UC_X86_INS_SYSCALL, env)
+        uc.hook(handle, uc.UC_HOOK_INSN, native("sysenter"), uc.UC_X86_INS_SYSENTER, env)
         acknowledge = self._pointer(ACK_CB(self._make_acknowledge()))
         python = self._pointer(EVENT_CB(self._event))
         self._events = _Events(self.fields.cpu, C.addressof(self.record), acknowledge, python, 0)
-        self._hook(U.UC_HOOK_INTR, native("event"), None, C.addressof(self._events))
+        uc.hook(handle, uc.UC_HOOK_INTR, native("event"), user=C.addressof(self._events))
         self.fields.stop_interrupt.value = 0  # #UD arrives at the same hook as the rest
 
     def _pointer(self, callback: object) -> int:
@@ -200,23 +199,6 @@ class FastEngine:
         assert address is not None
         return address
 
-    def _hook(self, kind: int, address: int, instruction: int | None, user: int = 0) -> None:
-        """uc_hook_add without the wrapper's trampoline."""
-        extra = () if instruction is None else (C.c_int(instruction),)
-        found = C.c_size_t()
-        status = LIB_HELD.uc_hook_add(
-            self._handle,
-            C.byref(found),
-            C.c_int(kind),
-            P(address),
-            P(user),
-            C.c_uint64(1),
-            C.c_uint64(0),
-            *extra,
-        )
-        if status:
-            raise EngineError(f"the engine refuses a hook: {unicorn.UcError(status)}")
-
     def _map_area(self, area: MmioArea) -> None:
         read, write = self._pointer(READ_CB(area.read)), self._pointer(WRITE_CB(area.write))
         bells = Doorbells(area.base, area.size, write)
@@ -224,25 +206,25 @@ class FastEngine:
         status = LIB_HELD.uc_mmio_map(
             self._handle, area.base, area.size, P(read), None, P(native("doorbell_write")), P(bells.address)
         )
-        if status:
-            raise EngineError(f"the engine refuses an area at {area.base:#x}: {unicorn.UcError(status)}")
+        uc.check(status, f"an area at {area.base:#x}")
 
     def _self_check(self) -> None:
         """Run a few instructions and compare what the private fields show with the public API.
 
         Real mode at page 1 of the RAM, whose bytes are put back afterwards.
         """
-        saved = self._uc.mem_read(PAGE, 32)
-        code = bytes.fromhex("66b8efcdab89 f4")  # mov eax, 0x89abcdef; hlt
-        self._uc.mem_write(PAGE, code)
+        page = (C.c_char * 32).from_address(self._first_page)
+        saved, code = page.raw, bytes.fromhex("66b8efcdab89 f4")  # mov eax, 0x89abcdef; hlt
+        page.raw = code.ljust(32, b"\0")
         self.start_at(StartState("real", PAGE))
         self.execute()
-        fields, uc = self.fields, self._uc
-        good = fields.regs[RAX] == uc.reg_read(X.UC_X86_REG_RAX) == 0x89ABCDEF
-        good = good and fields.rip.value == uc.reg_read(X.UC_X86_REG_RIP) == PAGE + len(code)
-        good = good and fields.halted.value == 1 and fields.cr[0] == uc.reg_read(X.UC_X86_REG_CR0)
-        good = good and self._code[1] != 0  # the redirected calls reach our records
-        self._uc.mem_write(PAGE, bytes(saved))
+        fields, handle = self.fields, self._handle
+        good = fields.regs[RAX] == uc.reg_read(handle, uc.UC_X86_REG_RAX) == 0x89ABCDEF
+        good = good and fields.rip.value == uc.reg_read(handle, uc.UC_X86_REG_RIP) == PAGE + len(code)
+        good = good and fields.halted.value == 1
+        good = good and fields.cr[0] == uc.reg_read(handle, uc.UC_X86_REG_CR0)
+        good = good and self._has_code[1] != 0  # the redirected calls reach our records
+        page.raw = saved
         self.forget_code(PAGE, 32)
         if not good:
             raise EngineError("the engine's private fields do not behave as those of unicorn 2.1.4")
@@ -282,9 +264,7 @@ class FastEngine:
         begin.value = self.fields.rip.value
         status = LIB.uc_emu_start(self._handle, begin, 0, 0, 0)
         if status:
-            raise EngineError(
-                f"the engine gave up at rip {self.fields.rip.value:#x}: {unicorn.UcError(status)}"
-            )
+            uc.check(status, f"to go on at rip {self.fields.rip.value:#x}")
 
     def stop(self) -> None:
         """Leave `execute` soon."""
@@ -438,20 +418,17 @@ class FastEngine:
             found[name] = fields.segment(ENV_SEGS + 24 * i)[0]
         for i in (0, 2, 3, 4):
             found[f"cr{i}"] = fields.cr[i]
-        found["rflags"] = int(self._uc.reg_read(X.UC_X86_REG_EFLAGS))
+        found["rflags"] = uc.reg_read(self._handle, uc.UC_X86_REG_EFLAGS)
         found["efer"] = fields.efer.value
         return found
 
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Guest memory through the current page tables."""
-        try:
-            return bytes(self._uc.vmem_read(address, length))
-        except unicorn.UcError:
-            return None
+        return uc.vmem_read(self._handle, address, length)
 
     def host_tsc(self) -> int:
         """RDTSC of the host."""
-        return _host_tsc()
+        return int(self._host_tsc())
 
     def set_tsc_offset(self, offset: int) -> None:
         """RDTSC in the guest gives the host's counter plus `offset`."""
@@ -464,9 +441,7 @@ class FastEngine:
 
     def close(self) -> None:
         """Free the engine; the thunks forget it first."""
-        remove(self.record)
-        self._uc = None
-
-
-def _host_tsc() -> int:
-    return int(C.CFUNCTYPE(C.c_uint64)(native("host_tsc"))())
+        if self._handle:
+            remove(self.record)
+            LIB_HELD.uc_close(P(self._handle))
+            self._handle = 0

@@ -9,15 +9,10 @@ import ctypes as C
 import mmap
 import struct
 
-from unicorn.unicorn_py3.unicorn import uclib
-
+from emu.cpu.library import LIB, PATH
 from emu.cpu.native import blob
 from emu.errors import EngineError
 
-LIB = C.CDLL(uclib._name)
-"""The engine's library with our own prototypes; calls release the GIL."""
-LIB_HELD = C.PyDLL(uclib._name)
-"""The same; calls keep the GIL: for short ones on the vCPU thread."""
 LIBC = C.CDLL(None, use_errno=True)
 
 _TABLE = (  # in the order of `struct table`
@@ -122,7 +117,7 @@ def remove(record: MachineRecord) -> None:
 
 def _slots(names: tuple[str, ...]) -> dict[str, int]:
     """Addresses of the library's own GOT slots for some of its functions, from its ELF file."""
-    with open(uclib._name, "rb") as file:  # noqa: PTH123 - a plain read of a file the loader found
+    with open(PATH, "rb") as file:  # noqa: PTH123 - pathlib costs 5 ms of start
         elf = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
     def u64(at: int) -> int:
@@ -131,10 +126,12 @@ def _slots(names: tuple[str, ...]) -> dict[str, int]:
     segments = [struct.unpack_from("<IIQQQQ", elf, u64(32) + 56 * i) for i in range(elf[56])]
 
     def offset(va: int) -> int:
-        return next(va - v + o for kind, _, o, v, _, n in segments if kind == _PT_LOAD and v <= va < v + n)
+        return next(
+            int(va - v + o) for kind, _, o, v, _, n in segments if kind == _PT_LOAD and v <= va < v + n
+        )
 
     dynamic = next(o for kind, _, o, *_ in segments if kind == _PT_DYNAMIC)
-    tags = dict(struct.unpack_from("<QQ", elf, dynamic + 16 * i) for i in range(28))
+    tags: dict[int, int] = dict(struct.unpack_from("<QQ", elf, dynamic + 16 * i) for i in range(28))
     strings, symbols, relocations = (offset(tags[tag]) for tag in (_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL))
     labels = {elf.find(f"\0{name}\0".encode(), strings) + 1 - strings: name for name in names}
     found = {}

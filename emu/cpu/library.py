@@ -1,0 +1,110 @@
+"""Unicorn's shared library by its C interface: the package's own Python layer takes 30 ms to import.
+
+Names and numbers are those of unicorn.h and x86.h.
+"""
+
+import ctypes as C
+import os
+import sys
+from importlib.machinery import PathFinder
+from typing import Final
+
+from emu.errors import EngineError
+
+UC_ARCH_X86, UC_MODE_64 = 4, 8
+UC_PROT_READ, UC_PROT_WRITE, UC_PROT_ALL = 1, 2, 7
+UC_HOOK_INTR, UC_HOOK_INSN, UC_HOOK_INSN_INVALID = 1, 2, 1 << 14
+UC_X86_INS_CPUID, UC_X86_INS_IN, UC_X86_INS_OUT = 113, 218, 500
+UC_X86_INS_RDTSC, UC_X86_INS_RDTSCP = 608, 609
+UC_X86_INS_SYSCALL, UC_X86_INS_SYSENTER = 699, 700
+UC_X86_REG_EFLAGS, UC_X86_REG_RAX, UC_X86_REG_RIP, UC_X86_REG_CR0, UC_X86_REG_CR3 = 25, 35, 41, 50, 53
+UC_CTL_USE_EXITS_ON: Final = 1 << 30 | 1 << 26 | 4
+"""uc_ctl: write, one argument, UC_CTL_UC_USE_EXITS."""
+UC_CTL_FLUSH_TB: Final = 1 << 30 | 10
+VERSION: Final = 0x020104FF
+"""uc_version() of release 2.1.4."""
+
+P = C.c_void_p
+OUT_CB = C.CFUNCTYPE(None, P, C.c_uint32, C.c_int, C.c_uint32, P)
+IN_CB = C.CFUNCTYPE(C.c_uint32, P, C.c_uint32, C.c_int, P)
+READ_CB = C.CFUNCTYPE(C.c_uint64, P, C.c_uint64, C.c_uint32, P)
+WRITE_CB = C.CFUNCTYPE(None, P, C.c_uint64, C.c_uint32, C.c_uint64, P)
+PLAIN_CB = C.CFUNCTYPE(None, P, P)
+SKIP_CB = C.CFUNCTYPE(C.c_int, P, P)
+INTR_CB = C.CFUNCTYPE(None, P, C.c_uint32, P)
+INVALID_CB = C.CFUNCTYPE(C.c_bool, P, P)
+
+
+def find() -> str:
+    """The path of libunicorn in the installed package. Raises EngineError."""
+    spec = PathFinder.find_spec("unicorn", sys.path)
+    for folder in spec.submodule_search_locations or () if spec is not None else ():
+        path = os.path.join(folder, "lib", "libunicorn.so.2")  # noqa: PTH118 - pathlib costs 5 ms of start
+        if os.access(path, os.R_OK):
+            return path
+    raise EngineError('unicorn is not installed; try "pip install unicorn==2.1.4"')
+
+
+PATH: Final = find()
+LIB = C.CDLL(PATH)
+"""Calls release the GIL: emu_start."""
+LIB_HELD = C.PyDLL(PATH)
+"""Calls keep the GIL: short ones."""
+
+LIB.uc_emu_start.argtypes = [P, C.c_uint64, C.c_uint64, C.c_uint64, C.c_size_t]
+LIB_HELD.uc_emu_stop.argtypes = [P]
+LIB_HELD.uc_strerror.restype = C.c_char_p
+LIB_HELD.uc_mmio_map.argtypes = [P, C.c_uint64, C.c_size_t, P, P, P, P]
+LIB_HELD.uc_mem_map_ptr.argtypes = [P, C.c_uint64, C.c_size_t, C.c_uint32, P]
+LIB_HELD.uc_vmem_read.argtypes = [P, C.c_uint64, P, C.c_size_t]
+LIB_HELD.uc_reg_read.argtypes = [P, C.c_int, P]
+LIB_HELD.uc_reg_write.argtypes = [P, C.c_int, P]
+
+
+def check(status: int, what: str) -> None:
+    """Raise EngineError for a status that is not UC_ERR_OK."""
+    if status:
+        text = LIB_HELD.uc_strerror(status).decode()
+        raise EngineError(f"the engine refuses {what}: {text}")
+
+
+def open_x86() -> int:
+    """A new engine's handle. Raises EngineError, also where the library is of another release."""
+    version = LIB_HELD.uc_version(None, None) & 0xFFFF_FFFF
+    if version != VERSION:
+        shown = ".".join(str(version >> shift & 0xFF) for shift in (24, 16, 8))
+        raise EngineError(f'unicorn {shown} is installed, 2.1.4 is needed; try "pip install unicorn==2.1.4"')
+    handle = P()
+    check(LIB_HELD.uc_open(UC_ARCH_X86, UC_MODE_64, C.byref(handle)), "to start")
+    if handle.value is None:
+        raise EngineError("the engine gave no handle")
+    return handle.value
+
+
+def map_memory(handle: int, gpa: int, size: int, rights: int, address: int) -> None:
+    """Let guest-physical [gpa, gpa + size) be this process's memory at `address`. Raises EngineError."""
+    check(LIB_HELD.uc_mem_map_ptr(handle, gpa, size, rights, address), f"{size:#x} bytes at {gpa:#x}")
+
+
+def hook(handle: int, kind: int, callback: int, instruction: int | None = None, user: int = 0) -> None:
+    """uc_hook_add for everywhere; `callback` is an address. Raises EngineError."""
+    extra = () if instruction is None else (C.c_int(instruction),)
+    found, everywhere = C.c_size_t(), (C.c_uint64(1), C.c_uint64(0))
+    status = LIB_HELD.uc_hook_add(
+        P(handle), C.byref(found), C.c_int(kind), P(callback), P(user), *everywhere, *extra
+    )
+    check(status, "a hook")
+
+
+def reg_read(handle: int, register: int) -> int:
+    """One 64-bit register by its UC_X86_REG number."""
+    value = C.c_uint64()
+    check(LIB_HELD.uc_reg_read(handle, register, C.addressof(value)), "a register")
+    return value.value
+
+
+def vmem_read(handle: int, address: int, length: int) -> bytes | None:
+    """Guest memory through the current page tables, or None where not mapped."""
+    buffer = C.create_string_buffer(length)
+    status = LIB_HELD.uc_vmem_read(handle, address, C.addressof(buffer), length)
+    return None if status else buffer.raw
