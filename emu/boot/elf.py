@@ -5,8 +5,7 @@ Source: System V ABI, chapters 4 and 5 (gABI 4.1). Symbols are read elsewhere, w
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from emu.boot.entry import LoadMemory
 from emu.boot.image_file import ImageFile
@@ -23,11 +22,10 @@ _HEADER = {CLASS_32: struct.Struct("<HHIIIIIHHHHHH"), CLASS_64: struct.Struct("<
 _SEGMENT = {CLASS_32: struct.Struct("<8I"), CLASS_64: struct.Struct("<IIQQQQQQ")}
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One program header. `index` counts all of them, as readelf does."""
+class Segment(NamedTuple):
+    """One program header. `number` counts all of them, as readelf does."""
 
-    index: int
+    number: int
     kind: int
     offset: int
     virtual: int
@@ -37,18 +35,16 @@ class Segment:
     align: int
 
 
-@dataclass(frozen=True, slots=True)
-class SectionTable:
+class SectionTable(NamedTuple):
     """Where the section headers are; `names` is the index of the name table."""
 
     offset: int
     entry_size: int
-    count: int
+    entries: int
     names: int
 
 
-@dataclass(frozen=True, slots=True)
-class ElfImage:
+class ElfImage(NamedTuple):
     """The headers of an x86 ELF file."""
 
     bits: Literal[32, 64]
@@ -124,14 +120,14 @@ def load_segments(memory: LoadMemory, image: ImageFile, elf: ElfImage, placement
     if not segments:
         raise image.error("an ELF file with nothing to load", "link it into an executable")
     for segment in segments:
-        what = f"segment {segment.index}"
+        what = f"segment {segment.number}"
         if segment.file_size > segment.memory_size:
             raise image.error(f"{what} has more bytes in the file than in memory", "build it again")
         image.check(segment.offset, segment.file_size, what)
         placement.claim(segment.physical, segment.memory_size, f"{image.name}: {what}")
     for segment in segments:
         view = memory.view(segment.physical, segment.memory_size)
-        image.read_into(segment.offset, view[: segment.file_size], f"segment {segment.index}")
+        image.read_into(segment.offset, view[: segment.file_size], f"segment {segment.number}")
         clear(view[segment.file_size :])
         memory.written(segment.physical, segment.memory_size)
 
@@ -150,7 +146,7 @@ def notes(image: ImageFile, elf: ElfImage) -> Iterator[tuple[bytes, int, bytes]]
         if segment.kind != PT_NOTE:
             continue
         size = min(segment.file_size, MAX_NOTES)
-        yield from _notes_in(image.read(segment.offset, size, f"segment {segment.index}"), segment.align)
+        yield from _notes_in(image.read(segment.offset, size, f"segment {segment.number}"), segment.align)
 
 
 def _notes_in(data: bytes, align: int) -> Iterator[tuple[bytes, int, bytes]]:

@@ -1,8 +1,7 @@
 """What a loader needs of the machine, and what it hands over: the CPU's state at the first instruction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from emu.bus.memory import RamRange
 
@@ -25,8 +24,7 @@ class LoadMemory(Protocol):
         """The range has new contents."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryState:
+class EntryState(NamedTuple):
     """How the CPU starts.
 
     "protected32": CR0.PE only, A20 open, IF clear, flat segments with the selectors above and the GDT at
@@ -36,6 +34,6 @@ class EntryState:
 
     mode: Literal["real", "protected32", "long64"]
     rip: int
-    registers: Mapping[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int]
     gdt: int = 0
     cr3: int = 0

@@ -8,8 +8,8 @@ kernel, the boot device is the first hard disk, a wish for a video mode is not f
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from emu.boot.elf import EM_X86_64, ElfImage, clear, is_elf, load_segments, parse_elf
 from emu.boot.entry import FLAT_GDT, EntryState, LoadMemory
@@ -34,8 +34,7 @@ _MAP_ENTRY = struct.Struct("<IQQI")
 _SYMBOLS, _STRINGS = 2, 3  # section types that a kernel wants for its own symbol names
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The header at byte `offset` of the file; the addresses count only with FLAG_ADDRESSES."""
 
     offset: int
@@ -47,8 +46,7 @@ class Header:
     entry_addr: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A file to load beside the kernel, and the string it is announced with."""
 
     path: str
@@ -172,13 +170,13 @@ class _Information:
         """Load section headers and symbol tables; without room or sense in them the kernel gets none."""
         table = elf.sections
         if (
-            not 0 < table.count <= MAX_SECTIONS
+            not 0 < table.entries <= MAX_SECTIONS
             or table.entry_size != _SECTION.size
-            or table.names >= table.count
+            or table.names >= table.entries
         ):
             return
         try:
-            raw = image.read(table.offset, table.count * _SECTION.size, "the section header table")
+            raw = image.read(table.offset, table.entries * _SECTION.size, "the section header table")
             headers = bytearray(raw)
             for at in range(0, len(headers), _SECTION.size):
                 self._add_section(image, headers, at)
@@ -187,7 +185,7 @@ class _Information:
             return
         self._memory.view(base, len(headers))[:] = headers
         self._memory.written(base, len(headers))
-        self._sections = (table.count, _SECTION.size, base, table.names)
+        self._sections = (table.entries, _SECTION.size, base, table.names)
 
     def _add_section(self, image: ImageFile, headers: bytearray, at: int) -> None:
         """Load a symbol or string table and put its address into its header."""

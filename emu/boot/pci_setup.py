@@ -6,8 +6,7 @@ that a kernel finds the same lines there.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from emu.bus.pci import DEVICES, FUNCTIONS, pirq_of
 from emu.bus.pci_config import (
@@ -46,8 +45,7 @@ class ConfigSpaces(Protocol):
         """Write a register."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """A BAR that asks for a place."""
 
     slot: int

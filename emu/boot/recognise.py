@@ -5,8 +5,8 @@ Sources: System V ABI (ELF), Multiboot 0.6.96, Linux Documentation/arch/x86/boot
 """
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from emu.boot.elf import EM_X86_64, is_elf, parse_elf
 from emu.boot.image_file import ImageFile
@@ -35,8 +35,7 @@ class ImageKind(enum.Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Recognised:
+class Recognised(NamedTuple):
     """A kind, one line about it for a user, and whether it says how it is booted."""
 
     kind: ImageKind

@@ -6,8 +6,7 @@ Source: PCI Local Bus Specification 3.0: 3.2.2.3.2 (mechanism #1), 6.2 (header),
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from emu.bus.irq import NoLine, Pin
 from emu.bus.pci_config import (
@@ -71,8 +70,7 @@ class BarKind(enum.Enum):
     MEM64 = 0x4
 
 
-@dataclass(frozen=True, slots=True)
-class BarWindow:
+class BarWindow(NamedTuple):
     """A region at `offset` bytes of a BAR; `kind` is the ledger's."""
 
     offset: int
@@ -81,36 +79,19 @@ class BarWindow:
     kind: str = "device"
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One base address register: `size` bytes (a power of two) with the windows inside of it.
 
     `on_move(base)` is told of each new place, None while it is not decoded: for pages mapped by other
-    means, and doorbells. Raises MapError for what PCI cannot express.
+    means, and doorbells.
     """
 
-    index: int
+    number: int
     kind: BarKind
     size: int
     windows: Sequence[BarWindow] = ()
     prefetch: bool = False
     on_move: Callable[[int | None], None] | None = None
-
-    def __post_init__(self) -> None:
-        least = 4 if self.kind is BarKind.IO else 16
-        slots = 2 if self.kind is BarKind.MEM64 else 1
-        if self.size < least or self.size & (self.size - 1):
-            raise MapError(
-                f"BAR {self.index}: {self.size:#x} bytes is not a power of two of at least {least}"
-            )
-        if not 0 <= self.index <= BARS - slots:
-            raise MapError(f"BAR {self.index}: a function has BARs 0 to {BARS - 1}")
-        for window in self.windows:
-            if window.offset + window.region.size > self.size:
-                raise MapError(
-                    f"{window.name}: {window.region.size:#x} bytes at {window.offset:#x} "
-                    f"exceed its BAR of {self.size:#x}"
-                )
 
     @property
     def flags(self) -> int:
@@ -123,6 +104,21 @@ class Bar:
         return 8 if self.kind is BarKind.MEM64 else 4
 
 
+def _check(bar: Bar) -> None:
+    """Raise MapError for what PCI cannot express."""
+    least = 4 if bar.kind is BarKind.IO else 16
+    if bar.size < least or bar.size & (bar.size - 1):
+        raise MapError(f"BAR {bar.number}: {bar.size:#x} bytes is not a power of two of at least {least}")
+    if not 0 <= bar.number <= BARS - bar.width // 4:
+        raise MapError(f"BAR {bar.number}: a function has BARs 0 to {BARS - 1}")
+    for window in bar.windows:
+        if window.offset + window.region.size > bar.size:
+            raise MapError(
+                f"{window.name}: {window.region.size:#x} bytes at {window.offset:#x} "
+                f"exceed its BAR of {bar.size:#x}"
+            )
+
+
 class _Decoder:
     """Where the guest wants one BAR, and where it is mapped."""
 
@@ -130,7 +126,7 @@ class _Decoder:
 
     def __init__(self, bar: Bar, name: str) -> None:
         self.bar, self.name = bar, name
-        self.offset = BAR0 + 4 * bar.index
+        self.offset = BAR0 + 4 * bar.number
         self.wanted: int | None = None
         self.base: int | None = None
         self.mapped: list[int] = []
@@ -207,18 +203,19 @@ class PciFunction:
     def _declare_bars(self) -> None:
         taken: set[int] = set()
         for bar in self.bars:
-            slots = set(range(bar.index, bar.index + bar.width // 4))
+            _check(bar)
+            slots = set(range(bar.number, bar.number + bar.width // 4))
             if taken & slots:
-                raise MapError(f"{self.name}: BAR {bar.index} overlaps another BAR")
+                raise MapError(f"{self.name}: BAR {bar.number} overlaps another BAR")
             taken |= slots
             mask = -bar.size & ((1 << (8 * bar.width)) - 1)
-            self.config.set_masks(BAR0 + 4 * bar.index, bar.width, rw=mask)
-            self.config.put(BAR0 + 4 * bar.index, bar.width, bar.flags)
+            self.config.set_masks(BAR0 + 4 * bar.number, bar.width, rw=mask)
+            self.config.put(BAR0 + 4 * bar.number, bar.width, bar.flags)
 
     def bar_base(self, index: int) -> int | None:
         """Where BAR `index` answers, or None."""
         for decoder in self.decoders:
-            if decoder.bar.index == index:
+            if decoder.bar.number == index:
                 return decoder.base
         return None
 
@@ -419,7 +416,7 @@ class PciBus:
             self.conflicts += 1
             if not decoder.complained and self._tell is not None:
                 decoder.complained = True
-                self._tell(f"guest: {decoder.name}: BAR {decoder.bar.index} is not decoded: {error}")
+                self._tell(f"guest: {decoder.name}: BAR {decoder.bar.number} is not decoded: {error}")
             return
         decoder.base = base
         if decoder.bar.on_move is not None:

@@ -5,7 +5,7 @@ will, and bits it clears by writing ones; all others keep what the device put th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.errors import MapError
 
@@ -32,8 +32,7 @@ CapabilityHook = Callable[[int, int], None]
 """Called with (offset from the watched bytes' first, width) of a guest access; may be negative."""
 
 
-@dataclass(frozen=True, slots=True)
-class PciIdentity:
+class PciIdentity(NamedTuple):
     """Who a function says it is. `class_code` is 24 bits: base class, sub-class, interface."""
 
     vendor: int
@@ -44,8 +43,7 @@ class PciIdentity:
     subsystem: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Hooks:
+class _Hooks(NamedTuple):
     """A range of bytes and who wants to know of accesses to them."""
 
     start: int

@@ -297,7 +297,7 @@ def test_capabilities_that_do_not_fit_are_the_boards_error() -> None:
 )
 def test_impossible_bars_are_refused(bar: tuple[int, BarKind, int], text: str) -> None:
     with pytest.raises(MapError, match=text):
-        Bar(*bar)
+        card(Bar(*bar))
 
 
 def test_slots_are_taken_once() -> None:
