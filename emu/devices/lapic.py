@@ -1,0 +1,474 @@
+"""The local APIC in xAPIC mode, one CPU: registers, priorities, timer, and message-signalled interrupts.
+
+Source: Intel SDM volume 3 (325384), chapter 11 "APIC": 11.4 (registers), 11.5 (local vector table, timer),
+11.6 (interprocessor interrupts), 11.8 (priorities, EOI), 11.11 (messages). No x2APIC, no TSC deadline.
+
+Registers belong to the vCPU thread; `send` may be called from any. What both touch (IRR, TMR and the vector
+they make deliverable) is guarded by one lock, which is never held while anything is called.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from threading import Lock, get_ident
+
+from emu.bus.types import AccessError, CpuPins, Fault, InterruptController
+from emu.clock import Clock, Timer
+
+SIZE, DEFAULT_BASE = 4096, 0xFEE00000
+VERSION = 0x00050014  # six LVT entries, an integrated APIC
+
+# Register numbers: offset / 16
+ID, VERSION_REG, TPR, APR, PPR, EOI, LDR, DFR, SVR = 0x02, 0x03, 0x08, 0x09, 0x0A, 0x0B, 0x0D, 0x0E, 0x0F
+ISR, TMR, IRR, ESR, ICR_LOW, ICR_HIGH = 0x10, 0x18, 0x20, 0x28, 0x30, 0x31
+LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR = 0x32, 0x33, 0x34, 0x35, 0x36, 0x37
+TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE = 0x38, 0x39, 0x3E
+
+SVR_ENABLED, SVR_BITS = 1 << 8, 0x3FF
+LVT_MASKED, LVT_PERIODIC, LVT_LEVEL = 1 << 16, 1 << 17, 1 << 15
+LVT_BITS = {  # what can be written
+    LVT_TIMER: 0x300FF & ~(1 << 18),
+    LVT_THERMAL: 0x107FF,
+    LVT_PERF: 0x107FF,
+    LVT_LINT0: 0x1A7FF,
+    LVT_LINT1: 0x1A7FF,
+    LVT_ERROR: 0x100FF,
+}
+FIXED, LOWEST_PRIORITY, NMI, EXTINT = 0, 1, 4, 7  # delivery mode, bits 10:8 everywhere
+TRIGGER_LEVEL = 1 << 15  # in ICR and message data
+ICR_BITS, ICR_LOGICAL = 0x000CCFFF, 1 << 11
+TO_DESTINATION, TO_SELF, TO_ALL = 0, 1, 2  # ICR shorthand; 3 leaves self out
+ESR_SEND_ILLEGAL, ESR_RECEIVE_ILLEGAL, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 << 7
+FIRST_VECTOR = 16  # 0 to 15 are illegal
+DFR_FLAT = 0xF
+
+BASE_BSP, BASE_ENABLE = 1 << 8, 1 << 11  # IA32_APIC_BASE
+MIN_PERIOD_NS = 200_000  # a shorter periodic timer would only starve the guest (KVM's limit too)
+
+NAMES = {
+    ID: "ID", VERSION_REG: "VERSION", TPR: "TPR", APR: "APR", PPR: "PPR", EOI: "EOI", LDR: "LDR", DFR: "DFR",
+    SVR: "SVR", ESR: "ESR", ICR_LOW: "ICR_LOW", ICR_HIGH: "ICR_HIGH", LVT_TIMER: "LVT_TIMER",
+    LVT_THERMAL: "LVT_THERMAL", LVT_PERF: "LVT_PERF", LVT_LINT0: "LVT_LINT0", LVT_LINT1: "LVT_LINT1",
+    LVT_ERROR: "LVT_ERROR", TIMER_INITIAL: "TIMER_INITIAL", TIMER_CURRENT: "TIMER_CURRENT",
+    TIMER_DIVIDE: "TIMER_DIVIDE",
+}  # fmt: skip
+
+
+class Lapic:
+    """One CPU's local APIC: a `Region` of 4096 bytes, an `MsiTarget` and the CPU's `InterruptController`.
+
+    `ext_int` is the 8259 pair behind LINT0; its INTR drives `ext_int_changed`. `on_eoi(vector)` hears the
+    end of each level-triggered interrupt. A spurious interrupt never arises, as the INTA cycle looks anew.
+    """
+
+    __slots__ = (
+        "_base", "_clock", "_cpu", "_deadline_ns", "_deliverable", "_dfr", "_divide", "_errors", "_esr",
+        "_ext_int", "_ext_requested", "_icr_high", "_icr_low", "_id", "_initial", "_irr", "_isr", "_ldr",
+        "_lint0_level", "_lock", "_lvt", "_nmi_requested", "_owner", "_pic_accepted", "_ppr", "_readers",
+        "_reset_id", "_svr", "_timer", "_timer_hz", "_tmr", "_tpr", "_writers", "on_eoi", "size",
+    )  # fmt: skip
+    _irr: int
+    _isr: int
+    _tmr: int
+    _deliverable: int  # the vector that INTA would give, or -1
+    _nmi_requested: bool  # by another thread
+    _ext_requested: bool  # by a message in ExtINT mode
+    _pic_accepted: bool  # INTR of the 8259 reaches the CPU
+
+    def __init__(
+        self,
+        clock: Clock,
+        cpu: CpuPins,
+        ext_int: InterruptController,
+        timer_hz: int = 1_000_000_000,
+        apic_id: int = 0,
+    ) -> None:
+        self._clock, self._cpu, self._ext_int = clock, cpu, ext_int
+        self._timer_hz, self._reset_id = timer_hz, apic_id
+        self.on_eoi: Callable[[int], None] = _ignore
+        self.size = SIZE
+        self._lock = Lock()  # guards _irr, _isr, _tmr, _ppr, _deliverable
+        self._owner = get_ident()
+        self._timer: Timer | None = None
+        self._lint0_level = False
+        self._base = DEFAULT_BASE | BASE_ENABLE | BASE_BSP
+        self._readers: list[Callable[[], int]] = [self._no_register] * 256
+        self._writers: list[Callable[[int], None]] = [self._no_register_write] * 256
+        self._wire_registers()
+        self._reset_registers()
+
+    # What the board and the CPU use
+
+    def bind_thread(self) -> None:
+        """Say that the calling thread is the vCPU's; `send` from any other pokes from outside."""
+        self._owner = get_ident()
+
+    def reset(self) -> None:
+        """Power-up state: everything masked and software-disabled, globally enabled (11.4.7)."""
+        self._base = DEFAULT_BASE | BASE_ENABLE | BASE_BSP
+        self._reset_registers()
+
+    def virtual_wire(self) -> None:
+        """What firmware leaves to a kernel: enabled, LINT0 passes the 8259's INTR, LINT1 is NMI."""
+        self._write_svr(0x1FF)
+        self._write_lvt(LVT_LINT0, EXTINT << 8 | LVT_LEVEL)
+        self._write_lvt(LVT_LINT1, NMI << 8 | LVT_LEVEL)
+
+    @property
+    def apic_base(self) -> int:
+        """IA32_APIC_BASE (MSR 0x1B)."""
+        return self._base
+
+    def write_apic_base(self, value: int) -> bool:
+        """Enable or disable; False (#GP) for another address, x2APIC and reserved bits."""
+        if value & ~(BASE_ENABLE | BASE_BSP) != DEFAULT_BASE:
+            return False
+        turned_off = self._base & ~value & BASE_ENABLE
+        self._base = value
+        if turned_off:  # it comes back as after reset (11.4.3)
+            self._reset_registers()
+        self._wires_changed()
+        return True
+
+    @property
+    def task_priority(self) -> int:
+        """TPR; CR8 is its upper four bits."""
+        return self._tpr
+
+    @task_priority.setter
+    def task_priority(self, value: int) -> None:
+        self._write_tpr(value & 0xFF)
+
+    def pending(self) -> bool:
+        """True where `acknowledge` would return a vector."""
+        return (
+            self._deliverable >= 0
+            or ((self._pic_accepted or self._ext_requested) and self._ext_int.pending())
+            or self._nmi_requested
+        )
+
+    def acknowledge(self) -> int:
+        """INTA: the highest deliverable vector goes in service; else the 8259's where it passes; else -1."""
+        if self._nmi_requested:
+            self._nmi_requested = False
+            self._cpu.nmi()
+        if self._deliverable >= 0:
+            with self._lock:
+                vector = self._deliverable
+                bit = 1 << vector
+                self._irr &= ~bit
+                self._isr |= bit
+                self._ppr = vector & 0xF0  # it was above PPR, so it now sets it
+                self._deliverable = -1  # what is left is not above it
+            if self._pic_accepted and self._ext_int.pending():
+                self._cpu.poke()  # INTR is still high
+            return vector
+        if self._pic_accepted or self._ext_requested:
+            self._ext_requested = False
+            return self._ext_int.acknowledge()
+        return -1
+
+    def send(self, address: int, data: int) -> None:
+        """Take a message (11.11); from any thread. Others' and malformed messages are dropped."""
+        if address >> 20 != 0xFEE or not self._base & BASE_ENABLE:
+            return
+        if self._is_for_us(address >> 12 & 0xFF, bool(address & 0x4)):
+            self._deliver(data >> 8 & 7, data & 0xFF, bool(data & TRIGGER_LEVEL))
+
+    def ext_int_changed(self, level: bool) -> None:
+        """The 8259's INTR, wired to LINT0; vCPU thread."""
+        rose = level and not self._lint0_level
+        self._lint0_level = level
+        if not level:
+            return
+        if self._pic_accepted:
+            self._cpu.poke()
+            return
+        lvt = self._lvt[LVT_LINT0]
+        if rose and not lvt & LVT_MASKED:
+            self._deliver(lvt >> 8 & 7, lvt & 0xFF, bool(lvt & LVT_LEVEL))
+
+    # The register window
+
+    def read(self, offset: int, width: int) -> int:
+        """Read a register; parts of its 32 bits too. Raises AccessError between registers."""
+        if width != 4 or offset & 15:
+            if (offset & 15) + width > 4:
+                raise AccessError(Fault.WIDTH)
+            return self._readers[offset >> 4]() >> 8 * (offset & 3) & (1 << 8 * width) - 1
+        return self._readers[offset >> 4]()
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """Write a register; 32 bits at its own offset only. Raises AccessError else."""
+        if width != 4 or offset & 15:
+            raise AccessError(Fault.WIDTH)
+        self._writers[offset >> 4](value & 0xFFFFFFFF)
+
+    def register_name(self, offset: int, is_write: bool) -> str:  # noqa: ARG002 - same both ways
+        """The SDM's name, in the form used here."""
+        number = offset >> 4
+        for first, name in ((ISR, "ISR"), (TMR, "TMR"), (IRR, "IRR")):
+            if first <= number < first + 8:
+                return f"{name}{number - first}"
+        return NAMES.get(number, "reserved")
+
+    def _wire_registers(self) -> None:
+        readers, writers = self._readers, self._writers
+        readers[ID], writers[ID] = (lambda: self._id << 24), self._write_id
+        readers[VERSION_REG] = lambda: VERSION
+        readers[TPR], writers[TPR] = (lambda: self._tpr), self._write_tpr
+        readers[APR] = self._arbitration_priority
+        readers[PPR] = lambda: self._ppr
+        readers[EOI], writers[EOI] = (lambda: 0), self._write_eoi
+        readers[LDR], writers[LDR] = (lambda: self._ldr << 24), self._write_ldr
+        readers[DFR], writers[DFR] = (lambda: self._dfr << 28 | 0x0FFFFFFF), self._write_dfr
+        readers[SVR], writers[SVR] = (lambda: self._svr), self._write_svr
+        for word in range(8):
+            readers[ISR + word] = partial(self._isr_word, 32 * word)
+            readers[TMR + word] = partial(self._tmr_word, 32 * word)
+            readers[IRR + word] = partial(self._irr_word, 32 * word)
+        readers[ESR], writers[ESR] = (lambda: self._esr), self._write_esr
+        readers[ICR_LOW], writers[ICR_LOW] = (lambda: self._icr_low), self._write_icr_low
+        readers[ICR_HIGH], writers[ICR_HIGH] = (lambda: self._icr_high), self._write_icr_high
+        for entry in LVT_BITS:
+            readers[entry], writers[entry] = partial(self._read_lvt, entry), partial(self._write_lvt, entry)
+        readers[TIMER_INITIAL], writers[TIMER_INITIAL] = (lambda: self._initial), self._write_initial
+        readers[TIMER_CURRENT] = self._current
+        readers[TIMER_DIVIDE], writers[TIMER_DIVIDE] = (lambda: self._divide), self._write_divide
+
+    def _reset_registers(self) -> None:
+        with self._lock:
+            self._irr = self._isr = self._tmr = self._tpr = self._ppr = 0
+            self._deliverable = -1
+        self._id, self._ldr, self._dfr, self._svr = self._reset_id, 0, DFR_FLAT, 0xFF
+        self._lvt = dict.fromkeys(LVT_BITS, LVT_MASKED)
+        self._esr = self._errors = self._icr_low = self._icr_high = 0
+        self._initial = self._divide = self._deadline_ns = 0
+        self._ext_requested = self._nmi_requested = False
+        self._stop_timer()
+        self._wires_changed()
+
+    # Priorities
+
+    def _evaluate(self) -> None:
+        """From IRR, ISR and TPR to PPR and the deliverable vector (11.8.3); the lock is held."""
+        ppr, in_service = self._tpr, self._isr.bit_length() - 1
+        if in_service >> 4 > ppr >> 4:
+            ppr = in_service & 0xF0
+        self._ppr = ppr
+        highest = self._irr.bit_length() - 1
+        self._deliverable = highest if highest >> 4 > ppr >> 4 else -1
+
+    def _arbitration_priority(self) -> int:
+        """APR: as PPR, but with what is requested as well."""
+        highest = max(self._irr.bit_length() - 1, self._isr.bit_length() - 1)
+        return self._tpr if self._tpr >> 4 >= highest >> 4 else highest & 0xF0
+
+    def _write_tpr(self, value: int) -> None:
+        with self._lock:
+            self._tpr = value & 0xFF
+            self._evaluate()
+        if self._deliverable >= 0:
+            self._cpu.poke()
+
+    def _write_eoi(self, _value: int) -> None:
+        with self._lock:
+            vector = self._isr.bit_length() - 1
+            if vector < 0:
+                return
+            self._isr ^= 1 << vector
+            self._evaluate()
+            level = self._tmr >> vector & 1
+        if level:
+            self.on_eoi(vector)
+        if self.pending():
+            self._cpu.poke()
+
+    def _isr_word(self, shift: int) -> int:
+        return self._isr >> shift & 0xFFFFFFFF
+
+    def _tmr_word(self, shift: int) -> int:
+        return self._tmr >> shift & 0xFFFFFFFF
+
+    def _irr_word(self, shift: int) -> int:
+        return self._irr >> shift & 0xFFFFFFFF
+
+    # Delivery
+
+    def _is_for_us(self, destination: int, logical: bool) -> bool:
+        """Physical ID or logical destination, flat or cluster (11.6.2)."""
+        if destination == 0xFF:
+            return True
+        if not logical:
+            return destination == self._id
+        if self._dfr == DFR_FLAT:
+            return destination & self._ldr != 0
+        return destination >> 4 == self._ldr >> 4 and destination & self._ldr & 0xF != 0
+
+    def _deliver(self, mode: int, vector: int, level: bool) -> None:
+        """Take one interrupt, from any thread. SMI, INIT and start-up change nothing here."""
+        if mode in (FIXED, LOWEST_PRIORITY):
+            self._accept(vector, level)
+        elif mode == NMI:
+            if get_ident() == self._owner:
+                self._cpu.nmi()
+            else:  # raised at the CPU's next INTA cycle
+                self._nmi_requested = True
+                self._cpu.poke_from_outside()
+        elif mode == EXTINT:
+            self._ext_requested = True
+            self._poke()
+
+    def _accept(self, vector: int, level: bool) -> None:
+        if vector < FIRST_VECTOR:
+            self._raise_error(ESR_RECEIVE_ILLEGAL)
+            return
+        if not self._svr & SVR_ENABLED:
+            return
+        bit = 1 << vector
+        with self._lock:
+            if self._irr & bit:
+                return  # one request a vector is kept; the CPU knows of it
+            self._irr |= bit
+            self._tmr = self._tmr | bit if level else self._tmr & ~bit
+            self._evaluate()
+            wanted = self._deliverable >= 0
+        if wanted:
+            self._poke()
+
+    def _poke(self) -> None:
+        if get_ident() == self._owner:
+            self._cpu.poke()
+        else:
+            self._cpu.poke_from_outside()
+
+    def _fire(self, entry: int) -> None:
+        """A local source's event, by its LVT entry."""
+        lvt = self._lvt[entry]
+        if not lvt & LVT_MASKED:
+            self._accept(lvt & 0xFF, False)
+
+    def _raise_error(self, bit: int) -> None:
+        """Note an error (11.5.3); only a new one interrupts, so an illegal error vector ends here."""
+        if not self._errors & bit:
+            self._errors |= bit
+            self._fire(LVT_ERROR)
+
+    def _no_register(self) -> int:
+        self._raise_error(ESR_ILLEGAL_REGISTER)
+        return 0
+
+    def _no_register_write(self, _value: int) -> None:
+        self._raise_error(ESR_ILLEGAL_REGISTER)
+
+    # Plain registers
+
+    def _write_id(self, value: int) -> None:
+        self._id = value >> 24
+
+    def _write_ldr(self, value: int) -> None:
+        self._ldr = value >> 24
+
+    def _write_dfr(self, value: int) -> None:
+        self._dfr = value >> 28
+
+    def _write_svr(self, value: int) -> None:
+        self._svr = value & SVR_BITS
+        if not value & SVR_ENABLED:  # every entry is masked and stays so (11.4.7.2)
+            for entry in self._lvt:
+                self._lvt[entry] |= LVT_MASKED
+        self._wires_changed()
+
+    def _write_esr(self, _value: int) -> None:
+        """Show what was noted since the last write."""
+        self._esr, self._errors = self._errors, 0
+
+    def _write_icr_high(self, value: int) -> None:
+        self._icr_high = value & 0xFF000000
+
+    def _write_icr_low(self, value: int) -> None:
+        """Send an interrupt; this CPU is the only one to send it to (11.6.1)."""
+        self._icr_low = value & ICR_BITS
+        mode, vector, shorthand = value >> 8 & 7, value & 0xFF, value >> 18 & 3
+        if mode in (FIXED, LOWEST_PRIORITY) and vector < FIRST_VECTOR:
+            self._raise_error(ESR_SEND_ILLEGAL)
+            return
+        if shorthand == TO_DESTINATION:
+            to_us = self._is_for_us(self._icr_high >> 24, bool(value & ICR_LOGICAL))
+        else:
+            to_us = shorthand in (TO_SELF, TO_ALL)
+        if to_us:
+            self._deliver(mode, vector, level=False)
+
+    def _read_lvt(self, entry: int) -> int:
+        return self._lvt[entry]
+
+    def _write_lvt(self, entry: int, value: int) -> None:
+        value &= LVT_BITS[entry]
+        if not self._svr & SVR_ENABLED:
+            value |= LVT_MASKED
+        self._lvt[entry] = value
+        if entry == LVT_LINT0:
+            self._wires_changed()
+
+    def _wires_changed(self) -> None:
+        """Whether the 8259's INTR reaches the CPU: always while the APIC is globally disabled."""
+        lvt = self._lvt[LVT_LINT0]
+        through = not lvt & LVT_MASKED and lvt >> 8 & 7 == EXTINT
+        self._pic_accepted = through or not self._base & BASE_ENABLE
+        if self._pic_accepted and self._lint0_level:
+            self._cpu.poke()
+
+    # Timer (11.5.4)
+
+    def _ns_of(self, ticks: int) -> int:
+        """The time that `ticks` of the divided clock take, rounded up."""
+        return -(-ticks * self._divisor() * 1_000_000_000 // self._timer_hz)
+
+    def _divisor(self) -> int:
+        code = self._divide & 3 | self._divide >> 1 & 4
+        return 1 << (code + 1 & 7)
+
+    def _current(self) -> int:
+        """Ticks left until the timer fires; 0 where it is stopped."""
+        if self._timer is None:
+            return 0
+        left = self._deadline_ns - self._clock.now_ns()
+        ticks = left * self._timer_hz // (1_000_000_000 * self._divisor())
+        return min(max(ticks, 0), self._initial)
+
+    def _write_initial(self, value: int) -> None:
+        self._initial = value
+        self._start_timer(value)
+
+    def _write_divide(self, value: int) -> None:
+        left = self._current()
+        self._divide = value & 0xB
+        self._start_timer(left)
+
+    def _start_timer(self, ticks: int) -> None:
+        """Count from `ticks`; 0 stops the timer."""
+        self._stop_timer()
+        if ticks:
+            self._arm(self._clock.now_ns() + self._ns_of(ticks))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, deadline_ns: int) -> None:
+        self._deadline_ns = deadline_ns
+        self._timer = self._clock.call_at(deadline_ns, self._expire)
+
+    def _expire(self) -> None:
+        """Zero is reached. A periodic timer goes on from its own deadline; missed periods are dropped."""
+        self._timer = None
+        if self._lvt[LVT_TIMER] & LVT_PERIODIC and self._initial:
+            period = max(self._ns_of(self._initial), MIN_PERIOD_NS)
+            missed = max(self._clock.now_ns() - self._deadline_ns, 0) // period
+            self._arm(self._deadline_ns + (missed + 1) * period)
+        self._fire(LVT_TIMER)
+
+
+def _ignore(_vector: int) -> None:
+    """Nobody listens."""
