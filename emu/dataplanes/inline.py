@@ -1,0 +1,66 @@
+"""The queue is served on the vCPU thread, inside of the guest's doorbell write."""
+
+from collections.abc import Callable
+from typing import Final
+
+from emu.bus.costs import Costs
+from emu.dataplanes.local import LocalPlane
+from emu.dataplanes.runner import QueueRunner
+from emu.devices.virtio.types import Post, Service
+from emu.errors import DriverError
+
+MAX_LOOKS: Final = 16
+"""Looks at the ring within one doorbell: the guest stands still meanwhile, so only a ring that changes under
+the device (by its own DMA, or another vCPU) needs more than one."""
+
+
+class Inline:
+    """No thread: a doorbell's signal is the call that serves.
+
+    `later` runs a call on the vCPU thread after the guest has had a turn.
+    """
+
+    name = "virtio"
+    ioeventfd = False
+    irqfd = False
+    barrier = False
+
+    def __init__(self, later: Post | None) -> None:
+        self._later = later
+        self._runners: list[QueueRunner] = []
+        self.costs = Costs()
+
+    def start(self, runners: list[QueueRunner]) -> None:
+        """Let each doorbell serve its queue."""
+        self._runners = runners
+        for runner in runners:
+            runner.kick.bind(self._server(runner))
+
+    def stop(self) -> None:
+        """Doorbells signal their events again."""
+        for runner in self._runners:
+            runner.kick.unbind()
+        self._runners = []
+
+    def _server(self, runner: QueueRunner) -> Callable[[], None]:
+        run, later = runner.run, self._later
+
+        def serve() -> None:
+            try:
+                more = run(MAX_LOOKS)
+            except DriverError as error:
+                runner.give_up(error)
+                return
+            if more and later is not None:
+                later(again)
+
+        def again() -> None:
+            if runner in self._runners:
+                serve()
+
+        return serve
+
+
+def inline_plane(service: Service, later: Post | None = None) -> LocalPlane:
+    """A data plane on the vCPU thread. `later` runs a call there after the guest has had a turn."""
+    return LocalPlane(service, Inline(later))

@@ -1,0 +1,78 @@
+"""The one runner: it joins a queue, its handler, the doorbell and the interrupt. Every placement uses it."""
+
+from collections.abc import Callable
+from typing import Final
+
+from emu.bus.costs import Costs
+from emu.bus.eventfd import EventFd
+from emu.devices.virtio.split_queue import SplitQueue
+from emu.devices.virtio.types import Drain
+from emu.errors import DriverError
+
+SNAPSHOT: Final = 256
+"""Chains taken per look at the available index, after which the driver's wish for an interrupt is checked."""
+
+
+class QueueRunner:
+    """Serves one queue when told to; owned by the thread that calls `run`.
+
+    `barrier` is `private_barrier()` where that is not the guest's thread: the guest's own barriers do nothing
+    (see `emu.kernel.membarrier`). `report` is told when the driver broke the protocol.
+    """
+
+    __slots__ = ("_barrier", "_drain", "_report", "call", "costs", "index", "kick", "queue")
+
+    def __init__(
+        self,
+        queue: SplitQueue,
+        drain: Drain,
+        kick: EventFd,
+        call: EventFd,
+        costs: Costs,
+        *,
+        barrier: Callable[[], object] | None = None,
+        index: int = 0,
+        report: Callable[[int, DriverError], None] | None = None,
+    ) -> None:
+        self.queue, self._drain, self.kick, self.call, self.costs = queue, drain, kick, call, costs
+        self._barrier, self.index, self._report = barrier, index, report
+
+    def run(self, looks: int) -> bool:
+        """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
+
+        False means: the ring was empty after the doorbell had been armed, so whoever adds a chain kicks.
+        Raises DriverError. Source of the order: VIRTIO 1.2, 2.7.7.1 and 2.7.10.1, see `private_barrier`.
+        """
+        queue, drain, barrier = self.queue, self._drain, self._barrier
+        if not queue.event_idx:
+            queue.set_kicks(False)
+        for _ in range(looks):
+            if served := drain(SNAPSHOT):
+                self.costs.requests += served
+                if queue.needs_interrupt():
+                    self.interrupt()
+                if queue.has_work():
+                    continue
+            queue.set_kicks(True)
+            if barrier is not None:
+                self.costs.syscalls += 1
+                barrier()
+            if queue.has_work():
+                continue
+            if queue.needs_interrupt():  # the driver's used_event may have been on its way
+                self.interrupt()
+            return False
+        return True
+
+    def interrupt(self) -> None:
+        """Signal the call."""
+        costs, call = self.costs, self.call
+        costs.interrupts += 1
+        if not call.bound:
+            costs.syscalls += 1
+        call.signal()
+
+    def give_up(self, error: DriverError) -> None:
+        """Tell the device that this queue is served no more."""
+        if self._report is not None:
+            self._report(self.index, error)

@@ -1,0 +1,39 @@
+"""The contract of a place where queues are served. The device's side of it is `emu.devices.virtio.types`."""
+
+from typing import Protocol
+
+from emu.bus.costs import Costs
+from emu.dataplanes.runner import QueueRunner
+from emu.devices.virtio.types import DataPlane, Drain, Post, Service
+
+__all__ = ["DataPlane", "Drain", "Placement", "Post", "Service"]
+
+
+class Placement(Protocol):
+    """Who calls the runners of one device, and on which thread."""
+
+    @property
+    def name(self) -> str:
+        """As in `emu paths`."""
+
+    @property
+    def ioeventfd(self) -> bool:
+        """True where a doorbell only signals its event."""
+
+    @property
+    def irqfd(self) -> bool:
+        """True where a call passes the VMM by."""
+
+    @property
+    def barrier(self) -> bool:
+        """True where the runners are on another thread than the guest."""
+
+    @property
+    def costs(self) -> Costs:
+        """Spent by this placement's thread."""
+
+    def start(self, runners: list[QueueRunner], /) -> None:
+        """Serve these queues, none of which is served yet."""
+
+    def stop(self) -> None:
+        """Return once no runner is running, and none will."""
