@@ -6,12 +6,13 @@ and `route` may be called from any.
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from emu.bus.pci import BarWindow, PciFunction
 from emu.bus.types import AccessError, Fault, MsiTarget
-from emu.errors import MapError
+from emu.errors import ConfigError, MapError
 
+KIND = "msix"
 CAP_MSIX = 0x11
 MESSAGE_CONTROL = 2  # offset inside of the capability
 CONTROL_MASK_ALL, CONTROL_ENABLE = 0x4000, 0x8000
@@ -67,7 +68,12 @@ class MsixTable:
     def attach(
         self, function: PciFunction, bar: int, *, table_offset: int = 0, pending_offset: int = 0x800
     ) -> int:
-        """Add the capability that points at `bar`; return its offset."""
+        """Add the capability that points at `bar`; return its offset. Raises MapError for an overlap."""
+        if (
+            table_offset < pending_offset + self.pending.size
+            and pending_offset < table_offset + self.table.size
+        ):
+            raise MapError(f"MSI-X of {function.name}: {self.vectors} vectors overlap the pending bits")
         body = struct.pack("<HII", self.vectors - 1, table_offset | bar, pending_offset | bar)
         mask = struct.pack("<H", CONTROL_ENABLE | CONTROL_MASK_ALL)
         self._function = function
@@ -84,6 +90,32 @@ class MsixTable:
             self._words[:] = [0, 0, 0, MASKED] * self.vectors
             self._pending = 0
         self._follow()
+        self._changed(range(self.vectors))
+
+    def save(self) -> dict[str, object]:
+        """Table and pending bits as plain values; enable and mask are in configuration space."""
+        with self._lock:
+            table = struct.pack(f"<{len(self._words)}I", *self._words)
+            pending = self._pending.to_bytes(self.pending.size, "little")
+        return {"kind": KIND, "version": 1, "table": table, "pending": pending}
+
+    def load(self, saved: Mapping[str, object]) -> None:
+        """Take a saved state, after the function took its own; routes are announced. Raises ConfigError."""
+        table, pending = saved.get("table"), saved.get("pending")
+        if saved.get("kind") != KIND or saved.get("version") != 1:
+            raise ConfigError(
+                f"saved {saved.get('kind')!r} version {saved.get('version')!r}, wanted {KIND} version 1"
+            )
+        if not isinstance(table, bytes) or len(table) != self.table.size or not isinstance(pending, bytes):
+            raise ConfigError(f"saved {KIND}: table or pending bits are damaged")
+        words = list(struct.unpack(f"<{4 * self.vectors}I", table))
+        words[ADDRESS_LOW::4] = [word & ~3 for word in words[ADDRESS_LOW::4]]
+        words[VECTOR_CONTROL::4] = [word & MASKED for word in words[VECTOR_CONTROL::4]]
+        with self._lock:
+            self._words[:] = words
+            self._pending = int.from_bytes(pending, "little") & ((1 << self.vectors) - 1)
+            due = self._due(range(self.vectors))
+        self._send(due)
         self._changed(range(self.vectors))
 
     # ---- delivery, from any thread -------------------------------------------------------------------

@@ -5,7 +5,7 @@ Source: PCI Local Bus Specification 3.0: 3.2.2.3.2 (mechanism #1), 6.2 (header),
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from emu.bus.irq import NoLine, Pin
@@ -17,6 +17,7 @@ from emu.bus.pci_config import (
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
+    CONFIG_SIZE,
     HEADER_MULTIFUNCTION,
     HEADER_TYPE,
     INTERRUPT_PIN,
@@ -26,7 +27,7 @@ from emu.bus.pci_config import (
     PciIdentity,
 )
 from emu.bus.types import AccessError, Fault, IrqLine, Region
-from emu.errors import MapError
+from emu.errors import ConfigError, MapError
 
 CONFIG_PORT, CONFIG_PORTS = 0x0CF8, 8
 DEVICES, FUNCTIONS = 32, 8
@@ -35,6 +36,8 @@ _ADDRESS_BITS = 0x80FF_FFFC
 _RESET_CONTROL = 1  # port 0xCF9 lies between the bytes of CONFIG_ADDRESS
 _ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF}
 _UPDATES_FROM, _UPDATES_TO = COMMAND, BAR0 + 4 * BARS  # writes in here may move windows
+
+BUS_KIND, FUNCTION_KIND = "pci-bus", "pci-function"
 
 LOW_APERTURE = range(0xC000_0000, 0xFEC0_0000)
 HIGH_APERTURE = range(1 << 38, 1 << 40)
@@ -162,6 +165,16 @@ class IntxLine:
         self._take(level)
         self.wire.restore(level and self._enabled)
 
+    @property
+    def level(self) -> bool:
+        """What the device drives, whether or not the wire is cut."""
+        return self._level
+
+    def load(self, level: bool, enabled: bool) -> None:
+        """Take a saved state without an edge."""
+        self._enabled = enabled
+        self.restore(level)
+
     def enable(self, enabled: bool) -> None:
         """Follow COMMAND.INTX_DISABLE."""
         if enabled != self._enabled:
@@ -180,7 +193,7 @@ class PciFunction:
 
     `intx_pin` is 1 for INTA to 4 for INTD, 0 for none. `bus_master` follows the guest's COMMAND bit: a
     device reads memory and sends messages only while it is set. `on_command` is called after each change of
-    COMMAND or of a BAR, `on_reset` by a reset of the bus.
+    COMMAND or of a BAR, `on_reset` by a reset of the bus, `on_load` after a saved state was taken.
     """
 
     def __init__(
@@ -194,6 +207,7 @@ class PciFunction:
         self.bus_master = False
         self.on_command: list[Callable[[], None]] = []
         self.on_reset: list[Callable[[], None]] = []
+        self.on_load: list[Callable[[], None]] = []
         self.bars = tuple(bars)
         self.decoders = [_Decoder(bar, name) for bar in bars]
         self._bus: PciBus | None = None
@@ -244,6 +258,27 @@ class PciFunction:
         for call in self.on_reset:
             call()
 
+    def save(self) -> dict[str, object]:
+        """Configuration space and pin as plain values."""
+        return {
+            "kind": FUNCTION_KIND,
+            "version": 1,
+            "config": bytes(self.config.data),
+            "intx": self.intx.level,
+        }
+
+    def load(self, saved: Mapping[str, object]) -> None:
+        """Take a saved state: windows move, the pin makes no edge. Raises ConfigError."""
+        _check_kind(FUNCTION_KIND, saved)
+        config, level = saved.get("config"), saved.get("intx")
+        if not isinstance(config, bytes) or len(config) != CONFIG_SIZE or not isinstance(level, bool):
+            raise ConfigError(f"saved {FUNCTION_KIND} of {self.name}: config or intx is damaged")
+        self.config.load(config, self._power_on)
+        self.intx.load(level, not self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE)
+        self._update()
+        for call in self.on_load:
+            call()
+
     def _update(self) -> None:
         command = self.config.get(COMMAND, 2)
         self.bus_master = bool(command & COMMAND_MASTER)
@@ -277,6 +312,7 @@ class PciBus:
         tell: Callable[[str], None] | None = None,
     ) -> None:
         self._mmio, self._pio = mmio, pio
+        self._pirq = tuple(pirq)
         self._pins = [Pin(line.set) for line in pirq]
         self._apertures = tuple(apertures)
         self._reset_control = reset_control
@@ -329,6 +365,26 @@ class PciBus:
         for function in self._functions:
             if function is not None:
                 function.reset()
+
+    def save(self) -> dict[str, object]:
+        """The address register and every function, by slot."""
+        functions = {str(slot): f.save() for slot, f in enumerate(self._functions) if f is not None}
+        return {"kind": BUS_KIND, "version": 1, "address": self._address, "functions": functions}
+
+    def load(self, saved: Mapping[str, object]) -> None:
+        """Take a saved state of the same set of functions. Raises ConfigError."""
+        _check_kind(BUS_KIND, saved)
+        address, functions = saved.get("address"), saved.get("functions")
+        if not isinstance(address, int) or not isinstance(functions, Mapping):
+            raise ConfigError(f"saved {BUS_KIND}: address or functions are missing")
+        if set(functions) != {str(slot) for slot, f in enumerate(self._functions) if f is not None}:
+            raise ConfigError(f"saved {BUS_KIND}: it has other devices; start with the same -device flags")
+        self._address = address & _ADDRESS_BITS
+        for slot, function in enumerate(self._functions):
+            if function is not None:
+                function.load(functions[str(slot)])
+        for pin, line in zip(self._pins, self._pirq, strict=True):
+            line.restore(pin.level)
 
     # ---- configuration cycles ----------------------------------------------------------------------
 
@@ -440,6 +496,13 @@ class PciBus:
             if decoder.bar.on_move is not None:
                 decoder.bar.on_move(None)
         return freed
+
+
+def _check_kind(kind: str, saved: Mapping[str, object]) -> None:
+    if saved.get("kind") != kind or saved.get("version") != 1:
+        raise ConfigError(
+            f"saved {saved.get('kind')!r} version {saved.get('version')!r}, wanted {kind} version 1"
+        )
 
 
 def pirq_of(device: int, pin: int) -> int:

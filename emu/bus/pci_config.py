@@ -129,6 +129,12 @@ class ConfigSpace:
         """Call hooks for guest accesses that touch bytes [start, end)."""
         self._hooks.append(_Hooks(start, end, before_read, after_write))
 
+    def load(self, saved: bytes, power_on: bytes) -> None:
+        """Take the bits that software or its writes may have changed from `saved`; no hook runs."""
+        for at in range(CONFIG_SIZE):
+            mask = self.write_mask[at] | self.w1c_mask[at]
+            self.data[at] = (power_on[at] & ~mask) | (saved[at] & mask)
+
     def read(self, offset: int, width: int) -> int:
         """A guest's read of `width` bytes; bytes beyond the space read as zero."""
         for hooks in self._hooks:

@@ -5,7 +5,6 @@ Sources: Intel 82441FX (PMC) datasheet, 3.2; Intel 82371SB (PIIX3) datasheet, 3.
 
 from collections.abc import Sequence
 
-from emu.bus.irq import Pin
 from emu.bus.pci import PciFunction
 from emu.bus.pci_config import COMMAND, HEADER_MULTIFUNCTION, HEADER_TYPE, STATUS, PciIdentity
 from emu.bus.types import IrqLine
@@ -56,7 +55,8 @@ class Piix3IsaBridge:
             config.set_masks(PIRQRC + pin, 1, rw=ROUTE_DISABLED | ROUTE_IRQ)
         config.watch(PIRQRC, PIRQRC + PIRQ_PINS, after_write=self._routes_written)
         self.function.on_reset.append(lambda: self._routes_written(0, PIRQ_PINS))
-        self.pirq: tuple[IrqLine, ...] = tuple(self._input(pin) for pin in range(PIRQ_PINS))
+        self.function.on_load.append(self._routes_loaded)
+        self.pirq: tuple[IrqLine, ...] = tuple(_Input(self, pin) for pin in range(PIRQ_PINS))
 
     def route(self, pin: int) -> int:
         """The ISA interrupt that PIRQ `pin` (0-3) reaches, or -1."""
@@ -64,12 +64,17 @@ class Piix3IsaBridge:
         irq = value & ROUTE_IRQ
         return irq if not value & ROUTE_DISABLED and irq in ROUTABLE else -1
 
-    def _input(self, pin: int) -> IrqLine:
-        return Pin(lambda level: self._pirq(pin, level)).line()
-
-    def _pirq(self, pin: int, level: bool) -> None:
+    def set_input(self, pin: int, level: bool) -> None:
+        """PIRQ `pin` has a new level."""
         self._level[pin] = level
         self._drive(self._route[pin])
+
+    def restore_input(self, pin: int, level: bool) -> None:
+        """PIRQ `pin` takes a saved level without an edge."""
+        self._level[pin] = level
+        irq = self._route[pin]
+        if irq >= 0:
+            self._irq[irq].restore(self._wired(irq))
 
     def _routes_written(self, _offset: int, _width: int) -> None:
         for pin in range(PIRQ_PINS):
@@ -78,8 +83,35 @@ class Piix3IsaBridge:
                 self._drive(before)
                 self._drive(self._route[pin])
 
+    def _routes_loaded(self) -> None:
+        """Saved levels of the inputs follow; until then no interrupt is wired."""
+        for irq in self._route:
+            if irq >= 0:
+                self._irq[irq].restore(False)
+        self._level = [False] * PIRQ_PINS
+        self._route = [self.route(pin) for pin in range(PIRQ_PINS)]
+
     def _drive(self, irq: int) -> None:
-        """An ISA interrupt is the OR of the pins that are routed to it."""
         if irq >= 0:
-            wired = zip(self._route, self._level, strict=True)
-            self._irq[irq].set(any(level for route, level in wired if route == irq))
+            self._irq[irq].set(self._wired(irq))
+
+    def _wired(self, irq: int) -> bool:
+        """An ISA interrupt is the OR of the pins that are routed to it."""
+        return any(level for route, level in zip(self._route, self._level, strict=True) if route == irq)
+
+
+class _Input:
+    """One PIRQ pin, which the PCI bus drives; an `IrqLine`."""
+
+    __slots__ = ("_bridge", "_pin")
+
+    def __init__(self, bridge: Piix3IsaBridge, pin: int) -> None:
+        self._bridge, self._pin = bridge, pin
+
+    def set(self, level: bool) -> None:
+        """Drive the pin."""
+        self._bridge.set_input(self._pin, level)
+
+    def restore(self, level: bool) -> None:
+        """Take a saved level without an edge."""
+        self._bridge.restore_input(self._pin, level)

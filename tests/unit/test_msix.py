@@ -6,7 +6,7 @@ from emu.bus.msix import CAP_MSIX, MsixTable
 from emu.bus.pci import PciFunction
 from emu.bus.pci_config import COMMAND, PciIdentity
 from emu.bus.types import AccessError
-from emu.errors import MapError
+from emu.errors import ConfigError, MapError
 from emu.testing.lines import RecordingMsi
 
 ENABLE, MASK_ALL = 0x8000, 0x4000
@@ -144,6 +144,8 @@ def test_vectors_that_do_not_exist_are_ignored_and_too_many_refused() -> None:
     assert rig.target.sent == []
     with pytest.raises(MapError, match="1 to 2048"):
         MsixTable(2049, rig.target)
+    with pytest.raises(MapError, match="129 vectors overlap"):
+        Rig(vectors=129)
 
 
 def test_no_notification_is_lost_while_the_mask_moves() -> None:
@@ -170,3 +172,18 @@ def test_no_notification_is_lost_while_the_mask_moves() -> None:
     rig.msix.table.write(0xC, 4, 0)
     assert len(rig.target.sent) == before + pending
     assert rig.target.sent
+
+
+def test_a_saved_table_keeps_masks_and_pending_bits() -> None:
+    rig, other = Rig(), Rig()
+    rig.program(1, 0x31, masked=True)
+    rig.control(ENABLE)
+    rig.msix.notify(1)
+    other.control(ENABLE)
+    other.msix.load(rig.msix.save())
+    assert other.target.sent == []
+    other.msix.table.write(0x1C, 4, 0)
+    assert other.target.sent == [(LAPIC, 0x31)]
+    for damage in ({"kind": "x"}, {"table": b""}, {"pending": 3}):
+        with pytest.raises(ConfigError, match="saved"):
+            other.msix.load({**rig.msix.save(), **damage})

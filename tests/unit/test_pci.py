@@ -8,7 +8,7 @@ from emu.bus.pci_config import COMMAND, STATUS, STATUS_INTERRUPT, PciIdentity
 from emu.bus.pio import PioBus
 from emu.bus.window import FaultLog
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
-from emu.errors import MapError
+from emu.errors import ConfigError, MapError
 from emu.testing.lines import RecordingLine
 
 ADDRESS, DATA = 0xCF8, 0xCFC
@@ -395,3 +395,39 @@ def test_a_reset_takes_windows_and_interrupts_away() -> None:
     rig.put(device, 0x10, 0xE000_0000)
     rig.put(device, COMMAND, 2, 2)
     assert rig.load(0xE000_0004) == 4
+
+
+def test_a_saved_board_goes_on_where_it_was_without_an_edge() -> None:
+    saved: dict[str, object] = {}
+    for step in ("save", "load"):
+        rig = Rig()
+        function = card(memory_bar())
+        device = rig.pci.add(function, 2)
+        if step == "save":
+            rig.put(1, 0x61, 0x0A, 1)
+            rig.put(device, 0x10, 0xE000_0000)
+            rig.put(device, COMMAND, 6, 2)
+            function.intx.set(True)
+            rig.select(device, 0x10)
+            saved = rig.pci.save()
+    rig.pci.load(saved)
+    assert rig.inl(DATA) == 0xE000_0000
+    assert rig.load(0xE000_0004) == 4
+    assert function.bus_master
+    assert rig.irq[10].level
+    assert rig.irq[10].levels == []
+    function.intx.set(False)
+    assert rig.irq[10].levels == [False]
+
+
+def test_a_damaged_or_foreign_saved_state_is_refused() -> None:
+    rig = Rig()
+    good = rig.pci.save()
+    rig.pci.load(good)
+    other = Rig()
+    other.pci.add(card())
+    with pytest.raises(ConfigError, match="other devices"):
+        rig.pci.load(other.pci.save())
+    for damage in ({"kind": "x"}, {"version": 2}, {"address": None}, {"functions": {"0": {}, "8": {}}}):
+        with pytest.raises(ConfigError, match="saved"):
+            rig.pci.load({**good, **damage})
