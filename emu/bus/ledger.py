@@ -5,7 +5,7 @@ Kinds: "device" (VMM device code ran), "irqchip" (an interrupt controller), "lig
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from emu.bus.costs import Costs
@@ -40,8 +40,7 @@ class ExitLedger:
     def __init__(self, pio: PioBus, mmio: MmioBus) -> None:
         self._pio, self._mmio = pio, mmio
         self._sources: list[Source] = []
-        self._costs: list[Costs] = []
-        self.interrupts = 0
+        self._costs: list[Callable[[], Costs]] = []
 
     def add_source(self, source: Source) -> None:
         """Ask `source` too."""
@@ -49,7 +48,11 @@ class ExitLedger:
 
     def add_costs(self, costs: Costs) -> None:
         """Count one role's costs in."""
-        self._costs.append(costs)
+        self._costs.append(lambda: costs)
+
+    def add_costs_of(self, ask: Callable[[], Costs]) -> None:
+        """Count in what `ask` gives whenever costs are wanted."""
+        self._costs.append(ask)
 
     def rows(self) -> list[Row]:
         """Every register that was touched, most often first."""
@@ -67,8 +70,8 @@ class ExitLedger:
     def costs(self) -> Costs:
         """The sum over all roles now."""
         total = Costs()
-        for costs in self._costs:
-            total = total.total(costs)
+        for ask in self._costs:
+            total = total.total(ask())
         return total
 
     def _all(self) -> Iterator[Row]:

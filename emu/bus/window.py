@@ -30,7 +30,7 @@ class FaultLog:
 
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self.counts: dict[tuple[str, str, Fault], int] = {}
-        self._tell = tell if tell is not None else _to_stderr
+        self.tell = tell if tell is not None else _to_stderr
 
     def add(self, where: str, register: str, fault: Fault) -> None:
         """Count one; write a line if it is the first of its kind."""
@@ -40,7 +40,7 @@ class FaultLog:
             self.counts[key] = seen + 1
         elif len(self.counts) < MAX_FAULT_LINES:
             self.counts[key] = 1
-            self._tell(f"guest: {where} {register}: {fault.value}")
+            self.tell(f"guest: {where} {register}: {fault.value}")
         else:
             other = ("others", "", fault)
             self.counts[other] = self.counts.get(other, 0) + 1

@@ -208,6 +208,13 @@ class FastEngine:
         )
         uc.check(status, f"an area at {area.base:#x}")
 
+    def doorbells_of(self, gpa: int) -> Doorbells | None:
+        """The native ioeventfds of the area that `gpa` lies in."""
+        for bells in self.doorbells:
+            if bells.base <= gpa < bells.base + bells.size:
+                return bells
+        return None
+
     def _self_check(self) -> None:
         """Run a few instructions and compare what the private fields show with the public API.
 
@@ -244,7 +251,7 @@ class FastEngine:
             fields.set_segment(ENV_SEGS + 24 * CS, state.cs, state.cs << 4, limit, code)
         fields.set_segment(ENV_TR, 0, 0, 0xFFFF, 0x8B00)
         fields.set_segment(ENV_LDT, 0, 0, 0xFFFF, 0x8200)
-        fields.set_segment(ENV_GDT, 0, 0, 0xFFFF, 0)
+        fields.set_segment(ENV_GDT, 0, state.gdt, 23 if state.gdt else 0xFFFF, 0)
         fields.set_segment(ENV_IDT, 0, 0, 0x3FF if mode == "real" else 0, 0)
         fields.cr[0], fields.cr[2], fields.cr[3], fields.cr[4] = CR0[mode], 0, state.cr3, CR4[mode]
         fields.efer.value = EFER[mode]
@@ -253,7 +260,7 @@ class FastEngine:
         fields.eflags.value, fields.cc_src.value, fields.cc_op.value, fields.df.value = 2, 0, 1, 1
         fields.old_exception.value = -1
         for i, name in enumerate(REG_NAMES):
-            fields.regs[i] = state.registers.get(name, 0)
+            fields.regs[i] = state.registers.get(name, state.registers.get("e" + name[1:], 0))
         fields.rip.value = state.rip
         fields.interrupt_request.value = 0
         LIB_HELD.tlb_flush_x86_64(fields.cpu)

@@ -1,5 +1,6 @@
 """CPU states a loader may ask for, and what a stopped CPU shows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -19,11 +20,13 @@ Mode = Literal["real", "protected32", "long64"]
 class StartState:
     """Where a CPU begins: `mode`, the address of the first instruction, general registers by name.
 
-    In real mode `cs` is the segment (base = cs * 16) and `rip` the offset. `cr3` counts in long64 only.
+    In real mode `cs` is the segment (base = cs * 16) and `rip` the offset. `cr3` counts in long64 only. `gdt`
+    is the address of a table of three flat descriptors (null, code, data), 0 for none.
     """
 
     mode: Mode
     rip: int
-    registers: dict[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int] = field(default_factory=dict)
     cr3: int = 0
     cs: int = 0
+    gdt: int = 0

@@ -27,13 +27,13 @@ class Stop(enum.Enum):
 class Vcpu:
     """Runs an engine on the thread that calls `run`; a `CpuPins` for the chips.
 
-    `controller` answers the INTA cycle. `clock`'s timers run on this thread. `costs` counts the wake-ups of
-    a halted CPU and their system calls.
+    `clock`'s timers run on this thread. An engine is made with `wake_fd`. `costs` counts the wake-ups of a
+    halted CPU and their system calls.
     """
 
-    def __init__(self, controller: InterruptController, clock: HostClock, wake_fd: int) -> None:
-        self._controller, self._clock = controller, clock
-        self._wake_fd = wake_fd
+    def __init__(self, clock: HostClock) -> None:
+        self._clock = clock
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._calls: deque[Callable[[], None]] = deque()
         self._stop: Stop | None = None
         self._failure: BaseException | None = None
@@ -42,11 +42,17 @@ class Vcpu:
         self._armed: int | None = None
         self.costs = Costs()
         self.halts = 0
+        self.on_reset: Callable[[], None] = _nobody
 
-    def attach(self, engine: FastEngine) -> None:
-        """Give it the engine; once, before `run`."""
-        self.engine = engine
+    def attach(self, engine: FastEngine, controller: InterruptController) -> None:
+        """Give it engine and interrupt controller; once, before `run`."""
+        self.engine, self._controller = engine, controller
         self._record = engine.record
+
+    @property
+    def wake_fd(self) -> int:
+        """An eventfd that ends the wait of a halted CPU."""
+        return self._wake_fd
 
     # ---- the run loop ------------------------------------------------------------------------------
 
@@ -69,8 +75,8 @@ class Vcpu:
         finally:
             self._alarm.close()
             self._alarm = None
-            self.run_calls()
             self._thread = 0
+            self.run_calls()
         if self._failure is not None:
             raise self._failure
         stop, self._stop = self._stop, None
@@ -190,6 +196,18 @@ class Vcpu:
         """Raise NMI; vCPU thread."""
         self.engine.raise_nmi()
 
+    def set_a20(self, enabled: bool) -> None:
+        """Address line 20 is always open: no guest since the 80286 needs it closed."""
+
+    def reset(self) -> None:
+        """The board's reset line; vCPU thread."""
+        self.on_reset()
+
+    def close(self) -> None:
+        """Free the engine. After this no other thread may poke."""
+        self.engine.close()
+        os.close(self._wake_fd)
+
     def shut_down(self) -> None:
         """A triple fault."""
         self._stop = Stop.TRIPLE_FAULT
@@ -210,6 +228,10 @@ class Vcpu:
                 engine.forget_code(gpa, length)
             else:
                 self.post(lambda: engine.forget_code(gpa, length))
+
+
+def _nobody() -> None:
+    """No board listens."""
 
 
 def calibrate_tsc(read_tsc: Callable[[], int], since: tuple[int, int]) -> int:

@@ -1,0 +1,63 @@
+"""A machine's disks: the images behind `-drive`, opened once, and who takes them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from emu.config import DriveConfig, MachineConfig
+from emu.devices.block.backend import BlockBackend
+from emu.errors import ConfigError
+from emu.machine import Machine
+
+
+@dataclass(frozen=True)
+class Disk:
+    """An open image and how a virtio device serves it: `properties` are those of its `-device`."""
+
+    name: str
+    backend: BlockBackend
+    properties: Mapping[str, str]
+
+
+class Disks:
+    """Opens every drive. Raises ConfigError in one line; the machine closes what is open."""
+
+    def __init__(self, machine: Machine, config: MachineConfig) -> None:
+        self._config = config
+        self._open: dict[int, BlockBackend] = {}
+        self._machine = machine
+        for i, drive in enumerate(config.drives):
+            self._open[i] = self._open_one(drive)
+
+    def _open_one(self, drive: DriveConfig) -> BlockBackend:
+        from emu.devices.block.open import open_image  # noqa: PLC0415 - a tiny guest has no disk
+
+        backend = open_image(drive.file, drive.format, drive.read_only, drive.snapshot)
+        self._machine.on_close.append(backend.close)
+        return backend
+
+    def ide(self, slot: int) -> BlockBackend | None:
+        """The disk in IDE slot 0 to 3 (primary master first)."""
+        for i, drive in enumerate(self._config.drives):
+            if drive.interface == "ide" and drive.index == slot:
+                return self._open[i]
+        return None
+
+    def virtio(self) -> Iterator[Disk]:
+        """The disks of `-drive if=virtio` and of `-device virtio-blk-pci`, in order."""
+        number = 0
+        for i, drive in enumerate(self._config.drives):
+            if drive.interface == "virtio":
+                yield Disk(f"virtio-blk{number}", self._open[i], {})
+                number += 1
+        for device in self._config.devices:
+            if device.driver == "virtio-blk-pci":
+                wanted = device.properties["drive"]
+                backend = self._by_id(wanted)
+                yield Disk(device.properties.get("id", f"virtio-blk{number}"), backend, device.properties)
+                number += 1
+
+    def _by_id(self, wanted: str) -> BlockBackend:
+        for i, drive in enumerate(self._config.drives):
+            if drive.id == wanted and drive.interface == "none":
+                return self._open[i]
+        raise ConfigError(f"-device virtio-blk-pci,drive={wanted}: no -drive if=none,id={wanted}")

@@ -1,0 +1,186 @@
+"""The board `pc`: which chips, at which addresses, on which interrupts. Like QEMU's pc, as far as it goes."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from emu.boards.disks import Disk, Disks
+from emu.boards.firmware import Loader
+from emu.boards.input import SerialFeed
+from emu.bus.irq import Line
+from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
+from emu.bus.window import Absent
+from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
+from emu.devices.acpi_pm import AcpiPm
+from emu.devices.debug_exit import DebugExit
+from emu.devices.debugcon import Debugcon
+from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
+from emu.devices.ide import IdeChannel
+from emu.devices.lapic import Lapic
+from emu.devices.pic_8259 import Pic8259Pair
+from emu.devices.pit_8254 import Pit8254
+from emu.devices.post_code import PostCode
+from emu.devices.ps2_8042 import Ps2Controller
+from emu.devices.rtc_mc146818 import RtcMc146818
+from emu.devices.serial_16550 import Serial16550
+from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
+from emu.errors import ConfigError
+from emu.machine import Machine
+
+IRQ_TIMER, IRQ_KEYBOARD, IRQ_COM1, IRQ_RTC, IRQ_SCI, IRQ_MOUSE, IRQ_IDE0, IRQ_IDE1 = 0, 1, 4, 8, 9, 12, 14, 15
+IRQS: Final = [irq for irq in range(16) if irq != 2]
+
+PIC0, PIC1, ELCR = 0x20, 0xA0, 0x4D0
+PIT, CONTROL_B, CMOS, POST, CONTROL_A = 0x40, 0x61, 0x70, 0x80, 0x92
+PS2_DATA, PS2_COMMAND, DEBUGCON = 0x60, 0x64, 0xE9
+COM1, PM_BASE = 0x3F8, 0x600
+IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
+LAPIC: Final = 0xFEE0_0000
+DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
+ISA_BRIDGE_SLOT: Final = 1
+
+
+class PcBoard:
+    """The chips of one machine and their wires."""
+
+    def __init__(
+        self, machine: Machine, config: MachineConfig, serial_out: Callable[[bytes], object]
+    ) -> None:
+        self.machine, self._config = machine, config
+        cpu, clock = machine.vcpu, machine.clock
+        self.pic = Pic8259Pair(lambda level: self.lapic.ext_int_changed(level))
+        self.lapic = Lapic(clock, cpu, self.pic)
+        self.pit = Pit8254(clock, out0=self._irq(IRQ_TIMER))
+        low, *high = (piece.size for piece in machine.memory.ranges)
+        self.rtc = RtcMc146818(
+            clock, self._irq(IRQ_RTC), int(time.time()), ram_below_4g=low, ram_above_4g=sum(high)
+        )
+        self.ps2 = Ps2Controller(
+            self._irq(IRQ_KEYBOARD), self._irq(IRQ_MOUSE), set_a20=cpu.set_a20, reset=cpu.reset
+        )
+        self.com1 = Serial16550(irq=self._irq(IRQ_COM1), out=serial_out, clock=clock)
+        self.pm = AcpiPm(clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off)
+        self.control_a = SystemControlA(cpu.set_a20, cpu.reset)
+        self.control_b = SystemControlB(clock, self.pit)
+        self.reset_control = ResetControl(cpu.reset)
+        self.post = PostCode()
+        self.isa_bridge = Piix3IsaBridge(
+            [self.pic.pin(irq).line() if irq != 2 else _NOWHERE for irq in range(16)]
+        )
+        self.pci = PciBus(
+            machine.mmio,
+            machine.pio,
+            self.isa_bridge.pirq,
+            reset_control=self.reset_control,
+            tell=machine.faults.tell,
+        )
+        self._map_ports(serial_out)
+        machine.mmio.map(LAPIC, self.lapic, "lapic", "irqchip")
+        self.pci.add(host_bridge(), 0)
+        self.pci.add(self.isa_bridge.function, ISA_BRIDGE_SLOT)
+        self._add_disks()
+        for device in config.devices:
+            if device.driver == "isa-debug-exit":
+                self._add_debug_exit(device)
+
+    def _irq(self, irq: int) -> Line:
+        return self.pic.pin(irq).line()
+
+    # fmt: off
+    def _map_ports(self, serial_out: Callable[[bytes], object]) -> None:
+        pio = self.machine.pio
+        #       base       ports  window                  name         kind
+        pio.map(PIC0,          2, self.pic.primary,       "pic0",      "irqchip")
+        pio.map(PIC1,          2, self.pic.secondary,     "pic1",      "irqchip")
+        pio.map(ELCR,          2, self.pic.elcr,          "elcr",      "irqchip")
+        pio.map(PIT,           4, self.pit,               "pit")
+        pio.map(PS2_DATA,      1, self.ps2.data,          "ps2")
+        pio.map(CONTROL_B,     1, self.control_b,         "port61")
+        pio.map(PS2_COMMAND,   1, self.ps2.command,       "ps2")
+        pio.map(CMOS,          2, self.rtc,               "rtc")
+        pio.map(POST,          1, self.post,              "post",      "marker")
+        pio.map(CONTROL_A,     1, self.control_a,         "port92")
+        pio.map(DEBUGCON,      1, Debugcon(serial_out),   "debugcon")
+        pio.map(COM1,          8, self.com1,              "com1")
+        pio.map(PM_BASE, self.pm.size, self.pm,           "acpi-pm",   wide=True)
+        pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
+        pio.map(0xED,          1, Absent(1, "delay"),     "delay")  # written by drivers to pass time
+
+    # fmt: on
+
+    def _add_disks(self) -> None:
+        self.disks = Disks(self.machine, self._config)
+        channels = []
+        for i, (command, control, irq) in enumerate(IDE):
+            master, slave = self.disks.ide(2 * i), self.disks.ide(2 * i + 1)
+            channel = IdeChannel(self._irq(irq), master, slave)
+            self.machine.pio.map(command, 8, channel.command, f"ide{i}", wide=True)
+            self.machine.pio.map(control, channel.control.size, channel.control, f"ide{i}-control")
+            for costs in (channel.costs, *(disk.costs for disk in (master, slave) if disk is not None)):
+                self.machine.ledger.add_costs(costs)
+            channels.append(channel)
+        self.ide = channels
+        for disk in self.disks.virtio():
+            self._add_virtio(disk)
+
+    def _add_virtio(self, disk: Disk) -> None:
+        from emu.boards.virtio import add_virtio_blk  # noqa: PLC0415 - a tiny guest has no virtio device
+
+        add_virtio_blk(self.machine, self.pci, self.lapic, disk)
+
+    def _add_debug_exit(self, device: DeviceConfig) -> None:
+        base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)
+        size = int(device.properties.get("iosize", str(DEBUG_EXIT_SIZE)), 0)
+        chip = DebugExit(self._debug_exit, size)
+        self.machine.pio.map(base, size, chip, "isa-debug-exit", wide=True)
+
+    def _debug_exit(self, value: int) -> None:
+        self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, value))
+
+    def _power_off(self) -> None:
+        self.machine.end(Outcome(OutcomeKind.POWER_OFF))
+
+    def reset(self) -> None:
+        """RESET#: every chip as after power-on."""
+        for chip in (self.pic, self.lapic, self.pit, self.ps2, self.com1, self.pm, self.control_a, *self.ide):
+            chip.reset()
+        self.control_b.reset()
+        self.reset_control.reset()
+        self.pci.reset()
+
+
+class _Nowhere:
+    """The cascade input: no source may drive it."""
+
+    def set(self, level: bool) -> None:
+        """Ignore the level."""
+
+    def restore(self, level: bool) -> None:
+        """Ignore the level."""
+
+
+_NOWHERE: Final = _Nowhere()
+
+
+def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Machine:
+    """A machine ready to run. `serial_out(data)` gets what the guest sends to COM1.
+
+    Raises ConfigError for everything that the user can mend.
+    """
+    if config.kernel is None:
+        raise ConfigError("no kernel: firmware is not supported yet; give -kernel FILE or an IMAGE with one")
+    machine = Machine(config.ram_bytes)
+    try:
+        machine.no_reboot = config.no_reboot
+        machine.symbols_of = config.kernel
+        board = PcBoard(machine, config, serial_out)
+        board.post.on_code = lambda code: machine.on_post_code(code)
+        machine.ledger.add_source(machine)
+        machine.on_reset.append(board.reset)
+        machine.serial_input = SerialFeed(machine.vcpu, board.com1).write
+        machine.boot = Loader(machine.memory, config, board.pci, board.pic.elcr, board.lapic).load
+        machine.power_on(board.lapic, config.engine)
+    except BaseException:
+        machine.close()
+        raise
+    return machine

@@ -1,0 +1,87 @@
+"""Virtio devices on the board: the service, where its queues are served, the PCI function, the doorbells."""
+
+from emu.boards.disks import Disk
+from emu.bus.eventfd import EventFd
+from emu.bus.ledger import Row
+from emu.bus.pci import PciBus
+from emu.bus.types import MsiTarget
+from emu.dataplanes.inline import inline_plane
+from emu.dataplanes.iothread import iothread_plane
+from emu.dataplanes.vhost import vhost_plane
+from emu.devices.virtio.blk import VirtioBlk
+from emu.devices.virtio.device import VirtioDevice
+from emu.devices.virtio.pci_transport import VirtioPci
+from emu.devices.virtio.types import DataPlane
+from emu.kernel.ioeventfd import Doorbells
+from emu.kernel.irqfd import bind_irqfd
+from emu.machine import Machine
+
+FIRST_SLOT = 3
+
+
+class NativeDoorbells:
+    """A `DoorbellRegistrar` at the bus seam: the engine writes the eventfd itself, Python never runs."""
+
+    def __init__(self, machine: Machine, device: str) -> None:
+        self._machine, self._device = machine, device
+        self._rang: dict[int, int] = {}
+        self._active: dict[int, int] = {}
+        self._queue_of: dict[int, int] = {}
+        machine.ledger.add_source(self)
+
+    def add(self, address: int, event: EventFd) -> None:
+        """Let stores to `address` only signal `event`."""
+        bells = self._machine.engine.doorbells_of(address)
+        if bells is not None and bells.add(address, event.fd):
+            self._active[address] = event.fd
+
+    def remove(self, address: int) -> None:
+        """Stores to `address` reach the device again."""
+        bells = self._machine.engine.doorbells_of(address)
+        if self._active.pop(address, None) is not None and bells is not None:
+            self._rang[address] = self._rang.get(address, 0) + bells.remove(address)
+
+    def rows(self) -> list[Row]:
+        """Light exits by doorbell."""
+        counts = dict(self._rang)
+        for address in self._active:
+            bells = self._machine.engine.doorbells_of(address)
+            if bells is not None:
+                counts[address] = counts.get(address, 0) + bells.count(address)
+        return [
+            Row("light", self._device, f"notify.q{(address & 0xFFF) >> 2}", "write", count)
+            for address, count in counts.items()
+        ]
+
+
+def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) -> VirtioDevice:
+    """Put one virtio-blk-pci on the bus."""
+    properties = disk.properties
+    queues = int(properties.get("num-queues", "1"), 0)
+    queue_size = int(properties.get("queue-size", "256"), 0)
+    service = VirtioBlk(
+        disk.backend, serial=properties.get("serial", ""), queues=queues, queue_size=queue_size
+    )
+    plane = _plane(machine, service, disk)
+    device = VirtioDevice(plane, machine.memory, name=disk.name, queue_size=queue_size, post=machine.post)
+    doorbells = Doorbells(NativeDoorbells(machine, disk.name))
+    transport = VirtioPci(device, msi, bind_irqfd, on_doorbells=doorbells.update)
+    slot = properties.get("addr")
+    pci.add(transport.function, int(slot.split(".")[0], 16) if slot else _free_slot(pci))
+    machine.on_close.insert(0, device.close)
+    machine.ledger.add_costs(transport.costs)
+    machine.ledger.add_costs_of(lambda: device.plane.costs())
+    return device
+
+
+def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:
+    properties = disk.properties
+    if properties.get("vhost", "off") == "on":
+        return vhost_plane(service, machine.vcpu.fail, disk.name)
+    if "iothread" in properties:
+        return iothread_plane(service, machine.vcpu.fail, properties["iothread"])
+    return inline_plane(service, machine.post)
+
+
+def _free_slot(pci: PciBus) -> int:
+    return next(slot for slot in range(FIRST_SLOT, 32) if pci.function(slot) is None)

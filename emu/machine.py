@@ -1,0 +1,205 @@
+"""One machine: RAM, buses, CPU, ledger and what ends a run. A board (`emu.boards`) puts the chips in."""
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from emu.bus.ledger import ExitLedger, Row
+from emu.bus.memory import GuestMemory
+from emu.bus.mmio import MmioBus
+from emu.bus.pio import PioBus
+from emu.bus.types import AccessError, InterruptController
+from emu.bus.window import FaultLog
+from emu.clock import HostClock
+from emu.config import EngineChoice, Outcome, OutcomeKind
+from emu.cpu import cpuid, msr
+from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
+from emu.cpu.fast import FastEngine
+from emu.cpu.state import StartState
+from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
+
+
+class LocalApic(InterruptController, Protocol):
+    """What the CPU needs of its local APIC beyond the INTA cycle."""
+
+    apic_base: int
+    task_priority: int
+
+    def bind_thread(self) -> None:
+        """The calling thread is the vCPU's."""
+
+
+class Machine:
+    """A machine without chips; `emu.boards.pc.build_pc` is the way to a whole one.
+
+    Belongs to the thread that calls `run`, but for `stop`, `post` and `serial_input`. Raises ConfigError for a
+    memory size that cannot be had and EngineError where no engine works.
+    """
+
+    def __init__(self, ram_bytes: int, tell: Callable[[str], None] | None = None) -> None:
+        self.memory = GuestMemory(ram_bytes)
+        self.clock = HostClock()
+        self.vcpu = Vcpu(self.clock)
+        self.faults = FaultLog(tell)
+        self.pio = PioBus(self.faults, self.vcpu.fail)
+        self.mmio = MmioBus(self.faults, self.vcpu.fail)
+        self.ledger = ExitLedger(self.pio, self.mmio)
+        self.ledger.add_costs(self.vcpu.costs)
+        self.msrs = msr.MsrTable()
+        self.serial_input: Callable[[bytes], None] = _no_serial
+        self.boot: Callable[[], StartState] = _no_boot
+        self.on_close: list[Callable[[], None]] = []
+        self.on_reset: list[Callable[[], None]] = []
+        self.on_post_code: Callable[[int], None] = _no_post
+        self.no_reboot = False
+        self.symbols_of: str | None = None
+        self._outcome: Outcome | None = None
+        self._reset_wanted = False
+        self._running = threading.Lock()
+        self.vcpu.on_reset = self._reset
+
+    # ---- construction ------------------------------------------------------------------------------
+
+    def power_on(self, apic: LocalApic, engine: EngineChoice = "auto") -> None:
+        """Make the CPU, once all windows are mapped; the guest's time starts."""
+        self._apic = apic
+        self._add_msrs()
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
+        ram = [RamBlock(r.gpa, r.size, base + r.offset) for r in self.memory.ranges]
+        areas = [MmioArea(*area) for area in self.mmio.areas([(r.gpa, r.size) for r in self.memory.ranges])]
+        hooks = EngineHooks(
+            port_read=self.pio.read,
+            port_write=self.pio.write,
+            areas=areas,
+            acknowledge=self.vcpu.acknowledge,
+            cpuid=cpuid.build(self._tsc_hz),
+            read_msr=self.msrs.read,
+            write_msr=self.msrs.write,
+            read_tpr=lambda: apic.task_priority,
+            write_tpr=self._write_tpr,
+            triple_fault=self.vcpu.shut_down,
+            fail=self.vcpu.fail,
+        )
+        self.engine = FastEngine(ram, hooks, self.vcpu.wake_fd)
+        self.vcpu.attach(self.engine, apic)
+        self.memory.on_written = self.vcpu.memory_written
+        self._since = (self.engine.host_tsc(), time.monotonic_ns())
+        self._tsc_offset = -self._since[0]
+        self.engine.set_tsc_offset(self._tsc_offset)
+
+    def _add_msrs(self) -> None:
+        self.msrs.add(msr.APIC_BASE, lambda: self._apic.apic_base, self._write_apic_base)
+        self.msrs.add(msr.TSC, lambda: self.engine.host_tsc() + self._tsc_offset, self._write_tsc)
+        adjust = [0]
+
+        def write_adjust(value: int) -> bool:
+            self._tsc_offset += value - adjust[0]
+            adjust[0] = value
+            self.engine.set_tsc_offset(self._tsc_offset)
+            return True
+
+        self.msrs.add(msr.TSC_ADJUST, lambda: adjust[0], write_adjust)
+
+    def _write_apic_base(self, value: int) -> bool:
+        try:
+            self._apic.apic_base = value
+        except AccessError:
+            return False
+        return True
+
+    def _write_tsc(self, value: int) -> bool:
+        self._tsc_offset = value - self.engine.host_tsc()
+        self.engine.set_tsc_offset(self._tsc_offset)
+        return True
+
+    def _write_tpr(self, value: int) -> None:
+        self._apic.task_priority = value
+
+    def _tsc_hz(self) -> int:
+        return calibrate_tsc(self.engine.host_tsc, self._since)
+
+    # ---- a run -------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Run the guest to its end, on the calling thread. Raises what a chip of ours raised."""
+        with self._running:
+            self._apic.bind_thread()
+            self.engine.start_at(self.boot())
+            while self._outcome is None:
+                stop = self.vcpu.run()
+                if self._outcome is not None:
+                    break
+                if self._reset_wanted:
+                    self._restart()
+                elif stop is Stop.TRIPLE_FAULT:
+                    self._outcome = Outcome(OutcomeKind.TRIPLE_FAULT)
+                elif stop is Stop.HALTED:
+                    self._outcome = Outcome(OutcomeKind.HALTED)
+            return self._outcome
+
+    def _restart(self) -> None:
+        """RESET#: chips as after power-on, then the boot again."""
+        self._reset_wanted = False
+        for reset in self.on_reset:
+            reset()
+        self.engine.start_at(self.boot())
+
+    def end(self, outcome: Outcome) -> None:
+        """A chip ends the run; vCPU thread."""
+        if self._outcome is None:
+            self._outcome = outcome
+        self.vcpu.request_stop()
+
+    def _reset(self) -> None:
+        if self.no_reboot:
+            self.end(Outcome(OutcomeKind.RESET))
+        else:
+            self._reset_wanted = True
+            self.vcpu.request_stop()
+
+    def stop(self, _reason: str = "") -> None:
+        """End the run soon; any thread, also before `run`."""
+        if self._outcome is None:
+            self._outcome = Outcome(OutcomeKind.STOPPED)
+        self.vcpu.request_stop()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call` on the vCPU thread soon; see `Vcpu.post`."""
+        self.vcpu.post(call)
+
+    # ---- afterwards --------------------------------------------------------------------------------
+
+    def rip_text(self) -> str:
+        """Where the guest is, with its symbol where the kernel file has one."""
+        from emu.cpu.symbols import Symbols  # noqa: PLC0415 - for reports only
+
+        rip = self.engine.rip()
+        name = Symbols(self.symbols_of).name(rip) if self.symbols_of is not None else ""
+        return f"{rip:#x} {name}".rstrip()
+
+    def rows(self) -> list[Row]:
+        """The CPU's own rows of the ledger."""
+        return [Row("cpu", "cpu", "HLT", "read", self.vcpu.halts)]
+
+    def close(self) -> None:
+        """Stop the data planes, flush and close the disks, free the CPU. Harmless when repeated."""
+        closers, self.on_close = self.on_close, []
+        for close in closers:
+            close()
+        if closers:
+            self.vcpu.close()
+            self.memory.close()
+
+
+def _no_serial(_data: bytes) -> None:
+    """No serial port."""
+
+
+def _no_post(_code: int) -> None:
+    """Nobody watches port 0x80."""
+
+
+def _no_boot() -> StartState:
+    return StartState("real", 0xFFF0, cs=0xF000)
