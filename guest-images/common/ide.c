@@ -24,6 +24,7 @@ enum {
 u64 ide_interrupts;
 static volatile bool interrupted;
 static volatile u8 last_status;
+static u64 give_up_at;                  /* TSC: polling for longer is a timeout */
 
 u8 ide_status(void) { return last_status; }
 u8 ide_error(void) { return in8(ERROR); }
@@ -38,9 +39,9 @@ static void on_interrupt(struct interrupt_frame *frame)
 }
 
 /* Until `port` reads as not busy with `wanted` of DRQ, or with an error. */
-static const char *poll(const struct ide_disk *disk, u16 port, u8 wanted)
+static const char *poll(u16 port, u8 wanted)
 {
-    for (u64 start = read_tsc();;) {
+    for (;;) {
         last_status = in8(port);
         if (!(last_status & BSY)) {
             if (last_status & (ERR | DF) && wanted)
@@ -48,17 +49,22 @@ static const char *poll(const struct ide_disk *disk, u16 port, u8 wanted)
             if ((last_status & DRQ) == wanted)
                 return NULL;
         }
-        if (read_tsc() - start > disk->give_up_ticks)
+        if (read_tsc() > give_up_at)
             return "timeout";
         relax();
     }
+}
+
+static void start_clock(const struct ide_disk *disk)
+{
+    give_up_at = read_tsc() + disk->give_up_ticks;
 }
 
 /* After a block or a command without data: the disk has something to say. */
 static const char *wait(const struct ide_disk *disk, u8 wanted)
 {
     if (!disk->irq) {
-        const char *wrong = poll(disk, STATUS, wanted);
+        const char *wrong = poll(STATUS, wanted);
         if (wrong)
             return wrong;
     } else {
@@ -72,9 +78,9 @@ static const char *wait(const struct ide_disk *disk, u8 wanted)
 }
 
 /* The registers may be written only while neither BSY nor DRQ is set. */
-static const char *ready(const struct ide_disk *disk)
+static const char *ready(void)
 {
-    return poll(disk, CONTROL, 0);
+    return poll(CONTROL, 0);
 }
 
 static void select(const struct ide_disk *disk, u8 low_bits)
@@ -84,7 +90,8 @@ static void select(const struct ide_disk *disk, u8 low_bits)
 
 static const char *simple_command(const struct ide_disk *disk, u8 command, u8 count)
 {
-    const char *wrong = ready(disk);
+    start_clock(disk);
+    const char *wrong = ready();
     if (wrong)
         return wrong;
     select(disk, 0);
@@ -132,11 +139,11 @@ static void write_task(const struct ide_disk *disk, bool write, u64 sector, u64 
 static const char *run_command(const struct ide_disk *disk, bool write, u64 sector, u64 count,
                                bool lba48, u8 *memory)
 {
-    const char *wrong = ready(disk);
+    const char *wrong = ready();
     if (wrong)
         return wrong;
     write_task(disk, write, sector, count, lba48);
-    if (write && (wrong = poll(disk, CONTROL, DRQ)))
+    if (write && (wrong = poll(CONTROL, DRQ)))
         return wrong;
     while (count) {
         u64 block = count < disk->multiple ? count : disk->multiple;
@@ -154,6 +161,7 @@ static const char *run_command(const struct ide_disk *disk, bool write, u64 sect
 const char *ide_transfer(struct ide_disk *disk, bool write, u64 sector, u64 count, void *memory)
 {
     u8 *at = memory;
+    start_clock(disk);
     while (count) {
         bool lba48 = disk->lba48 &&
             (disk->only_lba48 || count > 256 || sector + count > 1ull << 28);
@@ -207,17 +215,18 @@ static void copy_model(char *to, const u16 *words)
 const char *ide_open(struct ide_disk *disk, u8 unit, u64 give_up_ticks)
 {
     *disk = (struct ide_disk){ .unit = unit, .give_up_ticks = give_up_ticks };
+    start_clock(disk);
     out8(CONTROL, CONTROL_NO_IRQ);
     select(disk, 0);
     u8 status = in8(STATUS);
     if (status == 0x00 || status == 0xFF)
         return "no-device";
-    const char *wrong = ready(disk);
+    const char *wrong = ready();
     if (wrong)
         return wrong;
     select(disk, 0);
     out8(COMMAND, IDENTIFY);
-    if ((wrong = poll(disk, STATUS, DRQ)))
+    if ((wrong = poll(STATUS, DRQ)))
         return *wrong == 's' ? "no-disk" : wrong;       /* a CD-ROM ends it with an error */
     u16 words[256];
     in16_string(DATA, words, COUNT_OF(words));

@@ -25,7 +25,7 @@ struct ide_disk {
     u16 multiple;                       /* sectors in a data block; 1: READ SECTORS */
     u64 sectors;
     char model[41];
-    u64 give_up_ticks;                  /* of the TSC, while polling */
+    u64 give_up_ticks;                  /* of the TSC, for one call while it polls */
 };
 
 extern u64 ide_interrupts;
