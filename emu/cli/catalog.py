@@ -4,14 +4,13 @@ Names, spelling and defaults are QEMU's (`qemu-system-x86_64 -device NAME,help`)
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.cli.options import choice, nearest, number, switch
 from emu.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A property's values: as the help shows them, and a check `(name, text)` that raises ConfigError."""
 
     shown: str
@@ -56,8 +55,7 @@ TEXT = Kind("text", _any_text)
 SWITCH = Kind("on|off", switch)
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(NamedTuple):
     """One property of a device."""
 
     name: str
@@ -66,8 +64,7 @@ class Property:
     ours: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Driver:
+class Driver(NamedTuple):
     """One `-device` name. `required` are the properties without which it makes no sense."""
 
     name: str

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TextIO
 
 from emu.bus.ledger import Row
@@ -17,7 +16,8 @@ def write_json(path: str, document: object, out: TextIO) -> None:
         out.write(text)
         out.flush()
     else:
-        Path(path).write_text(text, encoding="utf-8")
+        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - pathlib costs 3 ms of start
+            file.write(text)
 
 
 def document(rows: Iterable[Row]) -> dict[str, object]:

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status. No exception leaves it."""
     words = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:  # started with standard output closed
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 -- lives as long as we do
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as we do
     try:
         status = _dispatch(words, sys.stdout)
         sys.stdout.flush()
@@ -60,7 +60,7 @@ def _dispatch(words: list[str], out: TextIO) -> int:
     if name in NOT_BUILT:
         raise ConfigError(f"{name}: {NOT_BUILT[name]}")
     if name not in COMMANDS:
-        from emu.cli.options import nearest  # noqa: PLC0415 -- --help starts faster without it
+        from emu.cli.options import nearest  # noqa: PLC0415 - --help starts faster without it
 
         raise ConfigError(f'"{name}" is no subcommand; {nearest(name, COMMANDS)}')
     return _subcommand(name)(rest, out)

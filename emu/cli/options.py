@@ -5,11 +5,8 @@ inside a value are `key=value` joined by commas, and a doubled comma stands for 
 QEMU's also take their value as `--flag=VALUE`.
 """
 
-import difflib
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from emu.errors import ConfigError
 
@@ -20,8 +17,7 @@ SWITCH_WORDS = {"on": True, "yes": True, "true": True, "y": True}
 SWITCH_WORDS |= {"off": False, "no": False, "false": False, "n": False}
 
 
-@dataclass(frozen=True, slots=True)
-class Option(Generic[Draft]):
+class Option(NamedTuple, Generic[Draft]):
     """One flag. `value` names its value in the help (None: takes none); `apply(draft, text)` stores it.
 
     `ours` marks a flag that QEMU does not have; `bare` one of ours whose value may be left out.
@@ -88,6 +84,8 @@ def _look_up(
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of an error message: the known word most like `word`, or all of them when few, or none."""
+    import difflib  # noqa: PLC0415 - only an error needs it
+
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:
@@ -181,6 +179,8 @@ def size(what: str, text: str, default_unit: str = "b") -> int:
 
 def help_text(usage: str, table: Iterable[Option[Draft]], epilog: str = "") -> str:
     """What `--help` prints."""
+    import textwrap  # noqa: PLC0415 - only the help needs it
+
     lines = [usage, ""]
     for option in table:
         shown = _shown(option)

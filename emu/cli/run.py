@@ -5,17 +5,18 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import Final, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, TextIO
 
-from emu.cli.exits import document, table, write_json
 from emu.cli.flags import TABLE, finish, parse_flags
-from emu.cli.images import resolve
 from emu.cli.options import help_text
 from emu.cli.output import Discard, FileSink, Sink
 from emu.cli.session import Cause, Session
-from emu.config import MachineConfig, Outcome, OutcomeKind
+from emu.config import ExitsConfig, MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from emu.bus.ledger import Row
 
 USAGE: Final = "usage: emu run [flags] [IMAGE]\n\nRun a guest. Flags are spelled and valued as QEMU's."
 EPILOG: Final = """\
@@ -41,13 +42,13 @@ def run(argv: list[str], out: TextIO) -> int:
         out.write(help_text(USAGE, TABLE, EPILOG))
         return 0
     if draft.image is not None:
-        draft.image = resolve(draft.image)
+        draft.image = find_image(draft.image)
     return run_machine(finish(draft, is_kernel), out)
 
 
 def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
-    from emu.boards.pc import build_pc  # noqa: PLC0415 -- the engine loads only when a machine is built
+    from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
     with serial_sink(config.serial, out) as sink:
         interactive = config.serial in ("stdio", "mon:stdio")
@@ -60,11 +61,7 @@ def run_machine(config: MachineConfig, out: TextIO) -> int:
             outcome = session.run(machine)
             report(session, outcome, machine.rip_text)
             if config.exits is not None:
-                rows = machine.ledger.rows()
-                if config.exits.file is None:
-                    sys.stderr.write(table(rows))
-                else:
-                    write_json(config.exits.file, document(rows), out)
+                show_exits(config.exits, machine.ledger.rows(), out)
         finally:
             machine.close()
     return exit_status(session, outcome)
@@ -92,6 +89,25 @@ def report(session: Session, outcome: Outcome, rip_text: Callable[[], str]) -> N
     elif session.cause is Cause.SIGNAL:
         name = signal.Signals(session.signal_number).name
         print(f"emu: ended by {name}, guest at {rip_text()}", file=sys.stderr)
+
+
+def show_exits(wanted: ExitsConfig, rows: "Iterable[Row]", out: TextIO) -> None:
+    """Print the ledger to standard error, or write it where `--exits=FILE` says."""
+    from emu.cli.exits import document, table, write_json  # noqa: PLC0415 - most runs do not ask for it
+
+    if wanted.file is None:
+        sys.stderr.write(table(rows))
+    else:
+        write_json(wanted.file, document(rows), out)
+
+
+def find_image(word: str) -> str:
+    """The file that an IMAGE on the command line means: itself, or a built guest image's name."""
+    if os.path.exists(word):  # noqa: PTH110 - pathlib costs 3 ms of start
+        return word
+    from emu.cli.images import resolve  # noqa: PLC0415 - hashes and folders, for names only
+
+    return resolve(word)
 
 
 def connect(session: Session, sink: Sink) -> None:
@@ -136,7 +152,7 @@ def stdin_fd() -> int | None:
 
 def is_kernel(path: str) -> bool:
     """True for a kernel that boots without firmware, False for a disk. Raises ConfigError for neither."""
-    from emu.boot.recognise import ImageKind, recognise  # noqa: PLC0415 -- only where an IMAGE is given
+    from emu.boot.recognise import ImageKind, recognise  # noqa: PLC0415 - only where an IMAGE is given
 
     found = recognise(path)
     if not found.bootable:

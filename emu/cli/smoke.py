@@ -9,10 +9,9 @@ from typing import Final, TextIO
 
 from emu.cli import junit
 from emu.cli.flags import TABLE, extra_option, finish, parse_flags
-from emu.cli.images import resolve
 from emu.cli.options import help_text
 from emu.cli.output import Sink
-from emu.cli.run import connect, is_kernel, serial_sink
+from emu.cli.run import connect, find_image, is_kernel, serial_sink
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.config import MachineConfig, Outcome, OutcomeKind
@@ -81,7 +80,7 @@ def run(argv: list[str], out: TextIO) -> int:
         panic=_pattern("panic", draft.extra.get("panic", PANIC)) if draft.extra.get("panic") != "" else None,
     )
     if draft.image is not None:
-        draft.image = resolve(draft.image)
+        draft.image = find_image(draft.image)
     config = finish(draft, is_kernel)
     if config.timeout_s is None:
         config = replace(config, timeout_s=DEFAULT_TIMEOUT_S)
@@ -126,7 +125,7 @@ def _run_machine(
     config: MachineConfig, judge: Judge, serial: str, out: TextIO
 ) -> tuple[Session, Outcome, str]:
     """Run one machine under the judge; return its session, its end and the guest's place."""
-    from emu.boards.pc import build_pc  # noqa: PLC0415 -- the engine loads only when a machine is built
+    from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
     with serial_sink(serial, out) as shown:
         sink = JudgingSink(judge, shown)
