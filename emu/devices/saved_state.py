@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=DataclassInstance)
 
 Saved = Mapping[str, object]
+Limits = Mapping[str, int | range]
 
 
 def pack(kind: str, version: int, state: "DataclassInstance") -> dict[str, object]:
@@ -25,11 +26,11 @@ def pack(kind: str, version: int, state: "DataclassInstance") -> dict[str, objec
     return {"kind": kind, "version": version, **values}
 
 
-def unpack(kind: str, version: int, saved: Saved, fresh: "S", limits: Mapping[str, int]) -> "S":
+def unpack(kind: str, version: int, saved: Saved, fresh: "S", limits: Limits) -> "S":
     """A copy of `fresh` with the fields of `saved`.
 
-    `limits` gives the largest value of an int (255 where it is silent) and the longest length of a
-    bytes-like field (the fresh one's length, exactly, where it is silent). Raises ConfigError.
+    `limits` gives an int's largest value, or its range (0 to 255 where it is silent), and the longest length
+    of a bytes-like field (the fresh one's length, exactly, where it is silent). Raises ConfigError.
     """
     check_kind(kind, version, saved)
     known = {field.name for field in fields(fresh)}
@@ -60,17 +61,20 @@ def part(kind: str, saved: Saved, name: str) -> Saved:
     return inner
 
 
-def _checked(kind: str, name: str, value: object, fresh: object, limits: Mapping[str, int]) -> object:
+def _checked(kind: str, name: str, value: object, fresh: object, limits: Limits) -> object:
     """`value`, once it has the type of `fresh` and fits its limit."""
     if isinstance(fresh, bytes | bytearray):
         if not isinstance(value, bytes | bytearray):
             raise ConfigError(f"saved {kind}: {name} is no byte string")
-        longest = limits.get(name)
-        if len(value) > longest if longest is not None else len(value) != len(fresh):
+        limit = limits.get(name)
+        if len(value) > limit if isinstance(limit, int) else len(value) != len(fresh):
             raise ConfigError(f"saved {kind}: {name} has {len(value)} bytes")
         return type(fresh)(value)
     if type(value) is not type(fresh):
         raise ConfigError(f"saved {kind}: {name} is {value!r}, wanted {type(fresh).__name__}")
-    if isinstance(value, int) and not 0 <= value <= limits.get(name, 0xFF):
-        raise ConfigError(f"saved {kind}: {name} is {value}, wanted 0 to {limits.get(name, 0xFF)}")
+    if isinstance(value, int):
+        limit = limits.get(name, 0xFF)
+        allowed = limit if isinstance(limit, range) else range(limit + 1)
+        if value not in allowed:
+            raise ConfigError(f"saved {kind}: {name} is {value}, wanted {allowed[0]} to {allowed[-1]}")
     return value
