@@ -5,6 +5,7 @@ the type's configuration at 0x2000, doorbells at 0x3000, four bytes apart; MSI-X
 Owned by the vCPU thread, but for the calls that it binds to the device's call events.
 """
 
+import contextlib
 import functools
 import struct
 from collections.abc import Callable
@@ -210,7 +211,8 @@ class VirtioPci:
         if access is None:
             return
         value = self.function.config.get(self._window + PCI_CFG_DATA, access[1])
-        self.write(*access, value)
+        with contextlib.suppress(AccessError):  # as on the bus, only without a line in its log
+            self.write(*access, value)
 
     # ---- interrupts; `Transport` -------------------------------------------------------------------
 
