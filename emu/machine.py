@@ -10,7 +10,7 @@ from emu.bus.ledger import ExitLedger, Row
 from emu.bus.memory import GuestMemory
 from emu.bus.mmio import MmioBus
 from emu.bus.pio import PioBus
-from emu.bus.types import AccessError, InterruptController
+from emu.bus.types import InterruptController
 from emu.bus.window import FaultLog
 from emu.clock import HostClock
 from emu.config import EngineChoice, Outcome, OutcomeKind
@@ -24,8 +24,14 @@ from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
 class LocalApic(InterruptController, Protocol):
     """What the CPU needs of its local APIC beyond the INTA cycle."""
 
-    apic_base: int
     task_priority: int
+
+    @property
+    def apic_base(self) -> int:
+        """MSR 0x1B."""
+
+    def write_apic_base(self, value: int, /) -> bool:
+        """Write it; False is #GP."""
 
     def bind_thread(self) -> None:
         """The calling thread is the vCPU's."""
@@ -34,8 +40,8 @@ class LocalApic(InterruptController, Protocol):
 class Machine:
     """A machine without chips; `emu.boards.pc.build_pc` is the way to a whole one.
 
-    Belongs to the thread that calls `run`, but for `stop`, `post` and `serial_input`. Raises ConfigError for a
-    memory size that cannot be had and EngineError where no engine works.
+    Belongs to the thread that calls `run`, but for `stop`, `post` and `serial_input`. Raises ConfigError for
+    a memory size that cannot be had and EngineError where no engine works.
     """
 
     def __init__(self, ram_bytes: int, tell: Callable[[str], None] | None = None) -> None:
@@ -90,7 +96,7 @@ class Machine:
         self.engine.set_tsc_offset(self._tsc_offset)
 
     def _add_msrs(self) -> None:
-        self.msrs.add(msr.APIC_BASE, lambda: self._apic.apic_base, self._write_apic_base)
+        self.msrs.add(msr.APIC_BASE, lambda: self._apic.apic_base, self._apic.write_apic_base)
         self.msrs.add(msr.TSC, lambda: self.engine.host_tsc() + self._tsc_offset, self._write_tsc)
         adjust = [0]
 
@@ -101,13 +107,6 @@ class Machine:
             return True
 
         self.msrs.add(msr.TSC_ADJUST, lambda: adjust[0], write_adjust)
-
-    def _write_apic_base(self, value: int) -> bool:
-        try:
-            self._apic.apic_base = value
-        except AccessError:
-            return False
-        return True
 
     def _write_tsc(self, value: int) -> bool:
         self._tsc_offset = value - self.engine.host_tsc()
@@ -128,16 +127,20 @@ class Machine:
             self._apic.bind_thread()
             self.engine.start_at(self.boot())
             while self._outcome is None:
-                stop = self.vcpu.run()
-                if self._outcome is not None:
-                    break
-                if self._reset_wanted:
-                    self._restart()
-                elif stop is Stop.TRIPLE_FAULT:
-                    self._outcome = Outcome(OutcomeKind.TRIPLE_FAULT)
-                elif stop is Stop.HALTED:
-                    self._outcome = Outcome(OutcomeKind.HALTED)
+                self._go_on()
             return self._outcome
+
+    def _go_on(self) -> None:
+        """Run until the CPU stops, and see why."""
+        stop = self.vcpu.run()
+        if self._outcome is not None:
+            return
+        if self._reset_wanted:
+            self._restart()
+        elif stop is Stop.TRIPLE_FAULT:
+            self._outcome = Outcome(OutcomeKind.TRIPLE_FAULT)
+        elif stop is Stop.HALTED:
+            self._outcome = Outcome(OutcomeKind.HALTED)
 
     def _restart(self) -> None:
         """RESET#: chips as after power-on, then the boot again."""
@@ -164,6 +167,10 @@ class Machine:
         if self._outcome is None:
             self._outcome = Outcome(OutcomeKind.STOPPED)
         self.vcpu.request_stop()
+
+    def post_code(self, code: int) -> None:
+        """Port 0x80 was written; whoever set `on_post_code` hears it."""
+        self.on_post_code(code)
 
     def post(self, call: Callable[[], None]) -> None:
         """Run `call` on the vCPU thread soon; see `Vcpu.post`."""

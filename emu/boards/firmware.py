@@ -1,4 +1,4 @@
-"""What firmware would do before a kernel that is booted directly: PCI, interrupt routes, the kernel itself."""
+"""What firmware would do before a kernel that is booted directly: PCI, interrupt routes, the kernel."""
 
 from emu.boot.entry import EntryState
 from emu.boot.pci_setup import set_up_pci

@@ -48,7 +48,7 @@ class PcBoard:
     ) -> None:
         self.machine, self._config = machine, config
         cpu, clock = machine.vcpu, machine.clock
-        self.pic = Pic8259Pair(lambda level: self.lapic.ext_int_changed(level))
+        self.pic = Pic8259Pair(self._intr_changed)
         self.lapic = Lapic(clock, cpu, self.pic)
         self.pit = Pit8254(clock, out0=self._irq(IRQ_TIMER))
         low, *high = (piece.size for piece in machine.memory.ranges)
@@ -82,6 +82,10 @@ class PcBoard:
         for device in config.devices:
             if device.driver == "isa-debug-exit":
                 self._add_debug_exit(device)
+
+    def _intr_changed(self, level: bool) -> None:
+        """The 8259 pair's INTR is wired to the local APIC's LINT0."""
+        self.lapic.ext_int_changed(level)
 
     def _irq(self, irq: int) -> Line:
         return self.pic.pin(irq).line()
@@ -174,7 +178,7 @@ def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Ma
         machine.no_reboot = config.no_reboot
         machine.symbols_of = config.kernel
         board = PcBoard(machine, config, serial_out)
-        board.post.on_code = lambda code: machine.on_post_code(code)
+        board.post.on_code = machine.post_code
         machine.ledger.add_source(machine)
         machine.on_reset.append(board.reset)
         machine.serial_input = SerialFeed(machine.vcpu, board.com1).write

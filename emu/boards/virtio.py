@@ -1,6 +1,7 @@
 """Virtio devices on the board: the service, where its queues are served, the PCI function, the doorbells."""
 
 from emu.boards.disks import Disk
+from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
 from emu.bus.ledger import Row
 from emu.bus.pci import PciBus
@@ -70,7 +71,11 @@ def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) ->
     pci.add(transport.function, int(slot.split(".")[0], 16) if slot else _free_slot(pci))
     machine.on_close.insert(0, device.close)
     machine.ledger.add_costs(transport.costs)
-    machine.ledger.add_costs_of(lambda: device.plane.costs())
+
+    def costs() -> Costs:
+        return device.plane.costs()  # the plane may change while the guest runs
+
+    machine.ledger.add_costs_of(costs)
     return device
 
 

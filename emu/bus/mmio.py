@@ -105,7 +105,7 @@ class MmioBus:
         self._shared: dict[int, SharedPage] = {}  # by page number, as the next one
         self._whole: dict[int, Place] = {}
         self._places: dict[int, Place] = {}
-        self._retired: list[Place] = []
+        self._retired: dict[tuple[str, int], Place] = {}  # by name and size: a moved BAR counts on
 
     # ---- the map -----------------------------------------------------------------------------------
 
@@ -118,7 +118,8 @@ class MmioBus:
             taken = place.window
             if base < taken.base + taken.size and taken.base < base + size:
                 raise MapError(f"{name} at {base:#010x} overlaps {taken.name} ({taken.base:#010x})")
-        place = Place(Window(base, size, region, name, kind))
+        place = self._retired.pop((name, size), None) or Place(Window(base, size, region, name, kind))
+        place.window = Window(base, size, region, name, kind)
         self._places[base] = place
         self._lead(place, mapped=True)
         return place.window
@@ -128,7 +129,7 @@ class MmioBus:
         place = self._places.pop(base, None)
         if place is None:
             raise MapError(f"no window starts at {base:#010x}")
-        self._retired.append(place)
+        self._retired[place.window.name, place.window.size] = place
         self._lead(place, mapped=False)
 
     def _lead(self, place: Place, *, mapped: bool) -> None:
@@ -172,7 +173,7 @@ class MmioBus:
     def places(self) -> Iterator[Place]:
         """Every window that is or was mapped, with its counters, and the unclaimed space."""
         yield from self._places.values()
-        yield from self._retired
+        yield from self._retired.values()
         yield self._unclaimed
 
     # ---- what the engine calls ---------------------------------------------------------------------

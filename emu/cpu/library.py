@@ -56,7 +56,7 @@ LIB_HELD.uc_emu_stop.argtypes = [P]
 LIB_HELD.uc_strerror.restype = C.c_char_p
 LIB_HELD.uc_mmio_map.argtypes = [P, C.c_uint64, C.c_size_t, P, P, P, P]
 LIB_HELD.uc_mem_map_ptr.argtypes = [P, C.c_uint64, C.c_size_t, C.c_uint32, P]
-LIB_HELD.uc_vmem_read.argtypes = [P, C.c_uint64, P, C.c_size_t]
+LIB_HELD.uc_vmem_read.argtypes = [P, C.c_uint64, C.c_uint32, P, C.c_size_t]
 LIB_HELD.uc_reg_read.argtypes = [P, C.c_int, P]
 LIB_HELD.uc_reg_write.argtypes = [P, C.c_int, P]
 
@@ -106,5 +106,5 @@ def reg_read(handle: int, register: int) -> int:
 def vmem_read(handle: int, address: int, length: int) -> bytes | None:
     """Guest memory through the current page tables, or None where not mapped."""
     buffer = C.create_string_buffer(length)
-    status = LIB_HELD.uc_vmem_read(handle, address, C.addressof(buffer), length)
+    status = LIB_HELD.uc_vmem_read(handle, address, UC_PROT_READ, C.addressof(buffer), length)
     return None if status else buffer.raw

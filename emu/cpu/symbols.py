@@ -2,6 +2,8 @@
 
 from bisect import bisect_right
 
+_KINDS = ("STT_FUNC", "STT_NOTYPE")
+
 
 class Symbols:
     """The functions and labels of one ELF file; empty where it has none or is no ELF file."""
@@ -36,12 +38,9 @@ def _read(path: str) -> set[tuple[int, str]]:
         with open(path, "rb") as file:  # noqa: PTH123
             section = ELFFile(file).get_section_by_name(".symtab")
             for symbol in section.iter_symbols() if section is not None else ():
-                if symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] in (
-                    "STT_FUNC",
-                    "STT_NOTYPE",
-                ):
-                    if symbol.name:
-                        found.add((int(symbol["st_value"]), str(symbol.name)))
+                defined = symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] in _KINDS
+                if defined and symbol.name:
+                    found.add((int(symbol["st_value"]), str(symbol.name)))
     except (OSError, ELFError):
         return set()
     return found
