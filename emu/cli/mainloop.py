@@ -97,10 +97,11 @@ class MainLoop:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread. Raises what a callback raised."""
+        """End the thread, if it was started. Raises what a callback raised."""
         self._closing = True
         self.wake()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         os.close(self._wake_fd)
         if self._error is not None:
             raise self._error

@@ -50,20 +50,15 @@ def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
     from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
-    with serial_sink(config.serial, out) as sink:
-        interactive = config.serial in ("stdio", "mon:stdio")
-        session = Session(
-            config, sink, stdin_fd() if interactive else None, keys=config.serial == "mon:stdio"
-        )
+    keys = config.serial == "mon:stdio"
+    input_fd = stdin_fd() if keys or config.serial == "stdio" else None
+    with serial_sink(config.serial, out) as sink, Session(config, sink, input_fd, keys=keys) as session:
         connect(session, sink)
-        machine = build_pc(config, serial_out=session.output.write)
-        try:
+        with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
             outcome = session.run(machine)
             report(session, outcome, machine.rip_text)
             if config.exits is not None:
                 show_exits(config.exits, machine.ledger.rows(), out)
-        finally:
-            machine.close()
     return exit_status(session, outcome)
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 from emu.cli.escapes import HELP, NO_MONITOR, EscapeKeys, Key
 from emu.cli.mainloop import ENDING, MainLoop, Signals
@@ -52,7 +52,8 @@ class Session:
     """Runs a machine on the calling (main) thread with a main loop beside it.
 
     `sink` gets COM1's output in batches. `input_fd` feeds COM1; a terminal there is made raw, and with `keys`
-    the Ctrl-A keys work. After `run`, `cause` tells who stopped it (None: the guest) and `signal_number` how.
+    the Ctrl-A keys work. Enter the session, build the machine, `run`, close the machine, leave.
+    `cause` tells who stopped it (None: the guest), `signal_number` with what.
     """
 
     def __init__(self, config: MachineConfig, sink: Sink, input_fd: int | None, *, keys: bool) -> None:
@@ -73,26 +74,35 @@ class Session:
         if self.cause is None:
             self.cause = cause
         self.on_stop()
-        if self._machine is not None:
-            self._machine.stop(cause.value)
+        machine = self._machine
+        if machine is not None:
+            machine.stop(cause.value)
+
+    def __enter__(self) -> Self:
+        """From here on signals end the run, so that none comes between a machine and its disks."""
+        self._signals = Signals((*ENDING, signal.SIGCONT))
+        self._loop.watch(self._signals.fd, lambda: self._on_signals(self._signals.take()))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End the main loop. Raises what a callback raised there."""
+        try:
+            self._loop.close()
+        finally:
+            self._signals.close()
 
     def run(self, machine: Machine) -> Outcome:
-        """Run to the end and hand out the last output. Does not close `machine`."""
+        """Run to the end and hand out the last output; the terminal is as before. Once a session."""
         self._machine = machine
-        signals = Signals((*ENDING, signal.SIGCONT))
-        try:
-            with self._raw_terminal():
-                self._loop.watch(signals.fd, lambda: self._on_signals(signals.take()))
-                if self._input_fd is not None:
-                    self._loop.watch(self._input_fd, self._on_input)
-                self._loop.start()
-                try:
-                    outcome = machine.run() if self.cause is None else Outcome(OutcomeKind.STOPPED)
-                    self.output.flush()
-                finally:
-                    self._loop.close()
-        finally:
-            signals.close()
+        with self._raw_terminal():
+            if self._input_fd is not None:
+                self._loop.watch(self._input_fd, self._on_input)
+            self._loop.start()
+            try:
+                outcome = Outcome(OutcomeKind.STOPPED) if self.cause is not None else machine.run()
+            finally:
+                self._machine = None
+                self.output.flush()
         if self.cause is Cause.TIMEOUT and outcome.kind is OutcomeKind.STOPPED:
             return Outcome(OutcomeKind.TIMEOUT)
         return outcome
@@ -119,9 +129,12 @@ class Session:
 
     def _on_input(self) -> None:
         """Main loop: bytes for COM1, or their end."""
-        fd = self._input_fd
-        assert fd is not None
-        assert self._machine is not None
+        fd, machine = self._input_fd, self._machine
+        if fd is None:
+            return
+        if machine is None:  # the run is over: what is typed now is for the shell
+            self._loop.unwatch(fd)
+            return
         try:
             data = os.read(fd, INPUT_CHUNK)
         except BlockingIOError:
@@ -133,7 +146,7 @@ class Session:
             return
         for event in self._keys.feed(data) if self._keys is not None else [data]:
             if isinstance(event, bytes):
-                self._machine.serial_input(event)
+                machine.serial_input(event)
             else:
                 self._on_key(event)
 

@@ -1,5 +1,6 @@
 """`emu smoke`: run a guest until its output decides."""
 
+import contextlib
 import re
 import signal
 import time
@@ -129,15 +130,12 @@ def _run_machine(
 
     with serial_sink(serial, out) as shown:
         sink = JudgingSink(judge, shown)
-        session = Session(config, sink, None, keys=False)
-        sink.session = session
-        connect(session, shown)
-        machine = build_pc(config, serial_out=session.output.write)
-        try:
-            outcome = session.run(machine)
-            return session, outcome, machine.rip_text()
-        finally:
-            machine.close()
+        with Session(config, sink, None, keys=False) as session:
+            sink.session = session
+            connect(session, shown)
+            with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
+                outcome = session.run(machine)
+                return session, outcome, machine.rip_text()
 
 
 def _pattern(name: str, text: str) -> re.Pattern[str]:

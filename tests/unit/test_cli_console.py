@@ -214,11 +214,11 @@ class Echo:
 if os.isatty(0): fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 keys, timeout = sys.argv[1] == "keys", float(sys.argv[2]) or None
 sink = FileSink(1)
-session = Session(MachineConfig(timeout_s=timeout), sink, 0, keys=keys)
-connect(session, sink)
-machine = Echo(session.output.write)
-outcome = session.run(machine)
-report(session, outcome, machine.rip_text)
+with Session(MachineConfig(timeout_s=timeout), sink, 0, keys=keys) as session:
+    connect(session, sink)
+    machine = Echo(session.output.write)
+    outcome = session.run(machine)
+    report(session, outcome, machine.rip_text)
 sys.exit(exit_status(session, outcome))
 '''
 
