@@ -4,12 +4,13 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from emu.bus.ledger import ExitLedger, Row
 from emu.bus.memory import GuestMemory
 from emu.bus.mmio import MmioBus
-from emu.bus.pio import PioBus
+from emu.bus.observe import ExitProfile, ExitTrace, Observer, Several, observed_read, observed_write
+from emu.bus.pio import PioBus, ReadPort, WritePort
 from emu.bus.types import InterruptController
 from emu.bus.window import FaultLog
 from emu.clock import HostClock
@@ -19,6 +20,9 @@ from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
 from emu.cpu.fast import FastEngine
 from emu.cpu.state import StartState
 from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
+
+if TYPE_CHECKING:
+    from emu.cpu.symbols import Symbols
 
 
 class LocalApic(InterruptController, Protocol):
@@ -61,10 +65,49 @@ class Machine:
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
         self.symbols_of: str | None = None
+        self.profile: ExitProfile | None = None
+        self.trace: ExitTrace | None = None
+        self._symbol_table: Symbols | None = None
         self._outcome: Outcome | None = None
         self._reset_wanted = False
         self._running = threading.Lock()
         self.vcpu.on_reset = self._reset
+
+    # ---- observers ---------------------------------------------------------------------------------
+
+    def observe(self, *, by_function: bool = False, timed: bool = False, trace: bool = False) -> None:
+        """Look at each exit, for `--exits=time`, `--exits=symbols` and `--trace`; before `power_on`."""
+        if by_function:
+            self.profile = ExitProfile(self._exit_rip, self._function)
+        elif timed:
+            self.profile = ExitProfile()
+        if trace:
+            self.trace = ExitTrace()
+
+    def _exit_rip(self, is_mmio: bool) -> int:
+        return self.engine.mmio_rip() if is_mmio else self.engine.rip()
+
+    def _function(self, rip: int) -> str:
+        return self._symbols().function(rip) or f"{rip:#x}"
+
+    def _observed(self, areas: list[MmioArea]) -> tuple[ReadPort, WritePort, list[MmioArea]]:
+        """The bus's functions, behind observers where there are any."""
+        observers: list[Observer] = [seen for seen in (self.profile, self.trace) if seen is not None]
+        if not observers:
+            return self.pio.read, self.pio.write, areas
+        seen = Several(observers)
+        find = self.mmio.find
+        wrapped = [
+            MmioArea(
+                area.base,
+                area.size,
+                observed_read(area.read, find, seen, base=area.base, is_mmio=True),
+                observed_write(area.write, find, seen, base=area.base, is_mmio=True),
+            )
+            for area in areas
+        ]
+        read = observed_read(self.pio.read, self.pio.find, seen)
+        return read, observed_write(self.pio.write, self.pio.find, seen), wrapped
 
     # ---- construction ------------------------------------------------------------------------------
 
@@ -75,9 +118,10 @@ class Machine:
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
         ram = [RamBlock(r.gpa, r.size, base + r.offset) for r in self.memory.ranges]
         areas = [MmioArea(*area) for area in self.mmio.areas([(r.gpa, r.size) for r in self.memory.ranges])]
+        port_read, port_write, areas = self._observed(areas)
         hooks = EngineHooks(
-            port_read=self.pio.read,
-            port_write=self.pio.write,
+            port_read=port_read,
+            port_write=port_write,
             areas=areas,
             acknowledge=self.vcpu.acknowledge,
             cpuid=cpuid.build(self._tsc_hz),
@@ -180,11 +224,15 @@ class Machine:
 
     def rip_text(self) -> str:
         """Where the guest is, with its symbol where the kernel file has one."""
-        from emu.cpu.symbols import Symbols  # noqa: PLC0415 - for reports only
-
         rip = self.engine.rip()
-        name = Symbols(self.symbols_of).name(rip) if self.symbols_of is not None else ""
-        return f"{rip:#x} {name}".rstrip()
+        return f"{rip:#x} {self._symbols().name(rip)}".rstrip()
+
+    def _symbols(self) -> "Symbols":
+        if self._symbol_table is None:
+            from emu.cpu.symbols import Symbols  # noqa: PLC0415 - for reports only
+
+            self._symbol_table = Symbols(self.symbols_of)
+        return self._symbol_table
 
     def rows(self) -> list[Row]:
         """The CPU's own rows of the ledger."""

@@ -1,8 +1,10 @@
 """The board `pc`: which chips, at which addresses, on which interrupts. Like QEMU's pc, as far as it goes."""
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from emu.boards.disks import Disk, Disks
 from emu.boards.firmware import Loader
@@ -40,6 +42,13 @@ DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
 
 
+class Resettable(Protocol):
+    """A chip with a RESET pin."""
+
+    def reset(self) -> None:
+        """As after power-on."""
+
+
 class PcBoard:
     """The chips of one machine and their wires."""
 
@@ -74,7 +83,7 @@ class PcBoard:
             reset_control=self.reset_control,
             tell=machine.faults.tell,
         )
-        self._map_ports(serial_out)
+        self._map_ports()
         machine.mmio.map(LAPIC, self.lapic, "lapic", "irqchip")
         self.pci.add(host_bridge(), 0)
         self.pci.add(self.isa_bridge.function, ISA_BRIDGE_SLOT)
@@ -91,7 +100,7 @@ class PcBoard:
         return self.pic.pin(irq).line()
 
     # fmt: off
-    def _map_ports(self, serial_out: Callable[[bytes], object]) -> None:
+    def _map_ports(self) -> None:
         pio = self.machine.pio
         #       base       ports  window                  name         kind
         pio.map(PIC0,          2, self.pic.primary,       "pic0",      "irqchip")
@@ -104,7 +113,7 @@ class PcBoard:
         pio.map(CMOS,          2, self.rtc,               "rtc")
         pio.map(POST,          1, self.post,              "post",      "marker")
         pio.map(CONTROL_A,     1, self.control_a,         "port92")
-        pio.map(DEBUGCON,      1, Debugcon(serial_out),   "debugcon")
+        pio.map(DEBUGCON,      1, Debugcon(_debug_output),   "debugcon")
         pio.map(COM1,          8, self.com1,              "com1")
         pio.map(PM_BASE, self.pm.size, self.pm,           "acpi-pm",   wide=True)
         pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
@@ -135,21 +144,21 @@ class PcBoard:
     def _add_debug_exit(self, device: DeviceConfig) -> None:
         base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)
         size = int(device.properties.get("iosize", str(DEBUG_EXIT_SIZE)), 0)
-        chip = DebugExit(self._debug_exit, size)
+        chip = DebugExit(self._debug_exit)
         self.machine.pio.map(base, size, chip, "isa-debug-exit", wide=True)
 
-    def _debug_exit(self, value: int) -> None:
-        self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, value))
+    def _debug_exit(self, status: int) -> None:
+        self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, status >> 1))
 
     def _power_off(self) -> None:
         self.machine.end(Outcome(OutcomeKind.POWER_OFF))
 
     def reset(self) -> None:
         """RESET#: every chip as after power-on."""
-        for chip in (self.pic, self.lapic, self.pit, self.ps2, self.com1, self.pm, self.control_a, *self.ide):
+        chips: list[Resettable] = [self.pic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
+        chips += [self.control_a, self.control_b, self.reset_control, *self.ide]
+        for chip in chips:
             chip.reset()
-        self.control_b.reset()
-        self.reset_control.reset()
         self.pci.reset()
 
 
@@ -166,6 +175,12 @@ class _Nowhere:
 _NOWHERE: Final = _Nowhere()
 
 
+def _debug_output(data: bytes) -> None:
+    """Port 0xE9 goes to standard error: COM1 is the guest's console."""
+    with contextlib.suppress(OSError):
+        os.write(2, data)
+
+
 def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Machine:
     """A machine ready to run. `serial_out(data)` gets what the guest sends to COM1.
 
@@ -176,6 +191,12 @@ def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Ma
     machine = Machine(config.ram_bytes)
     try:
         machine.no_reboot = config.no_reboot
+        exits = config.exits
+        machine.observe(
+            by_function=exits is not None and exits.by_function,
+            timed=exits is not None and exits.timed,
+            trace=config.trace is not None,
+        )
         machine.symbols_of = config.kernel
         board = PcBoard(machine, config, serial_out)
         board.post.on_code = machine.post_code

@@ -63,6 +63,11 @@ class SharedPage:
                 return place
         return self._unclaimed
 
+    def window_at(self, at: int) -> tuple[Window, int]:
+        """The window that decodes an address of the page, and the offset in it."""
+        window = self._find(at, 1).window
+        return window, at - window.base
+
     def read(self, offset: int, width: int) -> int:
         """Pass a read on to the window below it, counted there."""
         at = self.base + offset
@@ -169,6 +174,14 @@ class MmioBus:
         if (shared := self._shared.get(page)) is not None:
             return shared, page << SHIFT, self._scratch, self._scratch
         return self._unclaimed.window.region, page << SHIFT, self._unclaimed.reads, self._unclaimed.writes
+
+    def find(self, at: int) -> tuple[Window, int]:
+        """The window that decodes an address, and the offset in it."""
+        if (place := self._whole.get(at >> SHIFT)) is not None:
+            return place.window, at - place.window.base
+        if (shared := self._shared.get(at >> SHIFT)) is not None:
+            return shared.window_at(at)
+        return self._unclaimed.window, at & (PAGE - 1)
 
     def places(self) -> Iterator[Place]:
         """Every window that is or was mapped, with its counters, and the unclaimed space."""

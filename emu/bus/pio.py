@@ -81,6 +81,11 @@ class PioBus:
         """The window that decodes `port`; the unclaimed one included."""
         return self._windows[port]
 
+    def find(self, port: int) -> tuple[Window, int]:
+        """The window that decodes `port`, and the offset in it."""
+        window = self._windows[port]
+        return window, port - window.base
+
     def windows(self) -> Iterator[Window]:
         """All mapped windows by address."""
         before = self._unclaimed

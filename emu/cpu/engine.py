@@ -90,7 +90,10 @@ class Engine(Protocol):
         """Drop what was translated from the range; the vCPU stands still or this is its thread."""
 
     def rip(self) -> int:
-        """The exact address of the current instruction, inside a hook or between runs."""
+        """The address of the current instruction: between runs, and exact inside a port hook."""
+
+    def mmio_rip(self) -> int:
+        """The same inside an MMIO callback."""
 
     def registers(self) -> dict[str, int]:
         """General and control registers by name, for reports."""

@@ -410,11 +410,14 @@ class FastEngine:
     # ---- looking in --------------------------------------------------------------------------------
 
     def rip(self) -> int:
-        """Exact inside a hook too: in an MMIO callback the engine restores it on demand (0.5 us)."""
+        """The current instruction: exact between runs, and in port hooks."""
+        return int(self.fields.rip.value)
+
+    def mmio_rip(self) -> int:
+        """The current instruction inside an MMIO callback: the engine restores it on demand, 0.5 us."""
         fields = self.fields
-        if fields.mem_io_pc.value:
-            LIB_HELD.cpu_restore_state_x86_64(fields.cpu, fields.mem_io_pc.value, False)
-        return fields.rip.value
+        LIB_HELD.cpu_restore_state_x86_64(fields.cpu, fields.mem_io_pc.value, False)
+        return int(fields.rip.value)
 
     def registers(self) -> dict[str, int]:
         """General registers, RIP, the selectors, control registers."""

@@ -8,10 +8,10 @@ _KINDS = ("STT_FUNC", "STT_NOTYPE")
 class Symbols:
     """The functions and labels of one ELF file; empty where it has none or is no ELF file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | None) -> None:
         self._addresses: list[int] = []
         self._names: list[str] = []
-        for address, name in sorted(_read(path)):
+        for address, name in sorted(_read(path)) if path is not None else ():
             self._addresses.append(address)
             self._names.append(name)
 
