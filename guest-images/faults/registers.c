@@ -75,8 +75,10 @@ static bool printable(u32 word)
 
 void test_cpuid(void)
 {
-    enum { EDX1_NEEDED = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 };    /* FPU TSC MSR PAE CX8 APIC */
-    enum { EXTENDED_NEEDED = 1 << 11 | 1 << 20 | 1 << 29 };                      /* SYSCALL NX LM */
+    enum {                              /* FPU TSC MSR PAE CX8 APIC; SYSCALL NX LM */
+        EDX1_NEEDED = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9,
+        EXTENDED_NEEDED = 1 << 11 | 1 << 20 | 1 << 29,
+    };
     struct cpuid vendor = cpuid(0, 0);
     check_true("leaf0", "most", vendor.eax >= 1 && vendor.eax < 0x100);
     check_true("leaf0", "vendor", printable(vendor.ebx) && printable(vendor.ecx) && printable(vendor.edx));
