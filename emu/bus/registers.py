@@ -67,6 +67,10 @@ class RegisterBlock:
         registers = sorted(
             (value for value in vars(cls).values() if isinstance(value, Reg)), key=lambda reg: reg.offset
         )
+        if cls.registers:  # a subclass of a finished block: same map, or none at all
+            if registers:
+                raise MapError(f"{cls.__name__}: a register block cannot be extended")
+            return
         end = max((reg.offset + reg.bits // 8 for reg in registers), default=0)
         cls.size = max(cls.size, end)
         by_byte: list[Reg | None] = [None] * cls.size

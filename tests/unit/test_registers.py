@@ -101,3 +101,14 @@ def test_a_wrong_declaration_fails_at_once() -> None:
         Reg(0, rw=1, w1c=1)
     with pytest.raises(MapError, match="B overlaps A at 0x1"):
         type("Bad", (RegisterBlock,), {"A": Reg(0, bits=16), "B": Reg(1)})
+    with pytest.raises(MapError, match="cannot be extended"):
+        type("Longer", (Sample,), {"EXTRA": Reg(12)})
+
+
+def test_a_subclass_without_registers_has_its_parents_map() -> None:
+    class Child(Sample):
+        pass
+
+    block = Child()
+    block.write(2, 2, 0x123)
+    assert block.read(2, 2) == 0x123
