@@ -5,18 +5,18 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TextIO
 
 from emu.cli.flags import TABLE, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import Discard, FileSink, Sink
 from emu.cli.session import Cause, Session
-from emu.config import ExitsConfig, MachineConfig, Outcome, OutcomeKind
+from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
 
 if TYPE_CHECKING:
-    from emu.bus.ledger import Row
+    from emu.machine import Machine
 
 USAGE: Final = "usage: emu run [flags] [IMAGE]\n\nRun a guest. Flags are spelled and valued as QEMU's."
 EPILOG: Final = """\
@@ -57,8 +57,7 @@ def run_machine(config: MachineConfig, out: TextIO) -> int:
         with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
             outcome = session.run(machine)
             report(session, outcome, machine.rip_text)
-            if config.exits is not None:
-                show_exits(config.exits, machine.ledger.rows(), out)
+            write_reports(config, machine, out)
     return exit_status(session, outcome)
 
 
@@ -86,14 +85,24 @@ def report(session: Session, outcome: Outcome, rip_text: Callable[[], str]) -> N
         print(f"emu: ended by {name}, guest at {rip_text()}", file=sys.stderr)
 
 
-def show_exits(wanted: ExitsConfig, rows: "Iterable[Row]", out: TextIO) -> None:
-    """Print the ledger to standard error, or write it where `--exits=FILE` says."""
-    from emu.cli.exits import document, table, write_json  # noqa: PLC0415 - most runs do not ask for it
+def write_reports(config: MachineConfig, machine: "Machine", out: TextIO) -> None:
+    """Write what `--exits` and `--trace` ask for: tables to standard error, JSON to files."""
+    if config.exits is None and config.trace is None:
+        return
+    from emu.cli.exits import document, spent_table, table, write_json  # noqa: PLC0415 - most runs do not ask
 
-    if wanted.file is None:
-        sys.stderr.write(table(rows))
-    else:
-        write_json(wanted.file, document(rows), out)
+    if config.trace is not None and machine.trace is not None:
+        write_json(config.trace, machine.trace.document(), out)
+    if config.exits is None:
+        return
+    rows = machine.ledger.rows()
+    spent = machine.profile.spent() if machine.profile is not None else []
+    if config.exits.file is not None:
+        write_json(config.exits.file, document(rows, spent, config.exits), out)
+        return
+    sys.stderr.write(table(rows))
+    if machine.profile is not None:
+        sys.stderr.write("\n" + spent_table(spent, config.exits))
 
 
 def find_image(word: str) -> str:

@@ -12,7 +12,7 @@ from emu.cli import junit
 from emu.cli.flags import TABLE, extra_option, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import Sink
-from emu.cli.run import connect, find_image, is_kernel, serial_sink
+from emu.cli.run import connect, find_image, is_kernel, serial_sink, write_reports
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.config import MachineConfig, Outcome, OutcomeKind
@@ -135,6 +135,7 @@ def _run_machine(
             connect(session, shown)
             with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
                 outcome = session.run(machine)
+                write_reports(config, machine, out)
                 return session, outcome, machine.rip_text()
 
 

@@ -65,6 +65,25 @@ def test_exits_are_listed_beside_the_output_or_in_a_file(tmp_path: Path) -> None
     assert [row["accesses"] for row in rows if (row["device"], row["register"]) == ("com1", "THR")] == [6]
 
 
+def test_exits_can_be_told_by_function_and_time(tmp_path: Path) -> None:
+    file = tmp_path / "exits.json"
+    assert command("run", HELLO, *EXIT_PORT, f"--exits=symbols,time,{file}").returncode == DONE
+    document = json.loads(file.read_text())
+    found = {row["function"]: row for row in document["spent"] if row["register"] == "THR"}
+    assert sum(row["accesses"] for row in found.values()) == 6
+    assert all(row["ns"] > 0 and not name.startswith("0x") for name, row in found.items())
+    shown = command("run", HELLO, *EXIT_PORT, "--exits=symbols")
+    assert "function\n" in shown.stderr
+    assert "ns" not in shown.stderr.split()
+
+
+def test_a_trace_has_an_event_for_every_access(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    assert command("run", HELLO, *EXIT_PORT, "--trace", str(file)).returncode == DONE
+    events = json.loads(file.read_text())["traceEvents"]
+    assert sum(event["name"] == "com1 THR write" for event in events) == 6
+
+
 @pytest.mark.parametrize(
     ("words", "status", "verdict"),
     [
