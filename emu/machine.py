@@ -193,6 +193,11 @@ class Machine:
             reset()
         self.engine.start_at(self.boot())
 
+    @property
+    def alive(self) -> bool:
+        """The run has not come to its end."""
+        return self._outcome is None
+
     def end(self, outcome: Outcome) -> None:
         """A chip ends the run; vCPU thread."""
         if self._outcome is None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from emu.boards.disks import Disk, Disks
 from emu.boards.firmware import Loader
@@ -28,6 +28,9 @@ from emu.devices.serial_16550 import Serial16550
 from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
 from emu.errors import ConfigError
 from emu.machine import Machine
+
+if TYPE_CHECKING:
+    from emu.devices.virtio.device import VirtioDevice
 
 IRQ_TIMER, IRQ_KEYBOARD, IRQ_COM1, IRQ_RTC, IRQ_SCI, IRQ_MOUSE, IRQ_IDE0, IRQ_IDE1 = 0, 1, 4, 8, 9, 12, 14, 15
 IRQS: Final = [irq for irq in range(16) if irq != 2]
@@ -133,13 +136,14 @@ class PcBoard:
                 self.machine.ledger.add_costs(costs)
             channels.append(channel)
         self.ide = channels
+        self.virtio_disks: list[VirtioDevice] = []
         for disk in self.disks.virtio():
             self._add_virtio(disk)
 
     def _add_virtio(self, disk: Disk) -> None:
         from emu.boards.virtio import add_virtio_blk  # noqa: PLC0415 - a tiny guest has no virtio device
 
-        add_virtio_blk(self.machine, self.pci, self.lapic, disk)
+        self.virtio_disks.append(add_virtio_blk(self.machine, self.pci, self.lapic, disk))
 
     def _add_debug_exit(self, device: DeviceConfig) -> None:
         base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)
@@ -186,6 +190,11 @@ def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Ma
 
     Raises ConfigError for everything that the user can mend.
     """
+    return assemble_pc(config, serial_out).machine
+
+
+def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> PcBoard:
+    """The same, as the board with its chips at hand."""
     if config.kernel is None:
         raise ConfigError("no kernel: firmware is not supported yet; give -kernel FILE or an IMAGE with one")
     machine = Machine(config.ram_bytes)
@@ -208,4 +217,4 @@ def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Ma
     except BaseException:
         machine.close()
         raise
-    return machine
+    return board
