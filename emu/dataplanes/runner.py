@@ -5,7 +5,7 @@ from typing import Final
 
 from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
-from emu.devices.virtio.split_queue import SplitQueue
+from emu.devices.virtio.split_queue import AVAIL_IDX, SplitQueue
 from emu.devices.virtio.types import Drain
 from emu.errors import DriverError
 
@@ -20,7 +20,7 @@ class QueueRunner:
     (see `emu.kernel.membarrier`). `report` is told when the driver broke the protocol.
     """
 
-    __slots__ = ("_barrier", "_drain", "_report", "call", "costs", "index", "kick", "queue")
+    __slots__ = ("_barrier", "_broken", "_drain", "_report", "call", "costs", "index", "kick", "queue")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class QueueRunner:
     ) -> None:
         self.queue, self._drain, self.kick, self.call, self.costs = queue, drain, kick, call, costs
         self._barrier, self.index, self._report = barrier, index, report
+        self._broken = False
 
     def run(self, looks: int) -> bool:
         """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
@@ -44,6 +45,9 @@ class QueueRunner:
         Raises DriverError. Source of the order: VIRTIO 1.2, 2.7.7.1 and 2.7.10.1, see `private_barrier`.
         """
         queue, drain, barrier = self.queue, self._drain, self._barrier
+        avail = queue.avail
+        if self._broken:
+            return False
         if not queue.event_idx:
             queue.set_kicks(False)
         for _ in range(looks):
@@ -51,17 +55,16 @@ class QueueRunner:
                 self.costs.requests += served
                 if queue.needs_interrupt():
                     self.interrupt()
-                if queue.has_work():
+                if avail[AVAIL_IDX] != queue.last_avail:
                     continue
             queue.set_kicks(True)
             if barrier is not None:
                 self.costs.syscalls += 1
                 barrier()
-            if queue.has_work():
-                continue
-            if queue.needs_interrupt():  # the driver's used_event may have been on its way
-                self.interrupt()
-            return False
+                if queue.needs_interrupt():  # the driver's used_event may have been on its way
+                    self.interrupt()
+            if avail[AVAIL_IDX] == queue.last_avail:
+                return False
         return True
 
     def interrupt(self) -> None:
@@ -73,6 +76,7 @@ class QueueRunner:
         call.signal()
 
     def give_up(self, error: DriverError) -> None:
-        """Tell the device that this queue is served no more."""
+        """Serve this queue no more, and tell the device."""
+        self._broken = True
         if self._report is not None:
             self._report(self.index, error)

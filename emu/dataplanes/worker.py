@@ -55,8 +55,10 @@ class Worker:
     def _serve_one(self, runner: QueueRunner) -> None:
         """A blocking read of one event: it wakes 2 to 6 us sooner than a selector."""
         costs, wait = self.costs, runner.kick.wait
-        while not self._stopping:
+        while True:
             wait()
+            if self._stopping:
+                return
             costs.syscalls += 1
             costs.handoffs += 1
             while self._run(runner) and not self._stopping:
@@ -69,8 +71,10 @@ class Worker:
             for fd in by_fd:
                 poll.register(fd, select.EPOLLIN)
             busy: list[QueueRunner] = []
-            while not self._stopping:
+            while True:
                 ready = poll.poll(0 if busy else -1)
+                if self._stopping:
+                    return
                 costs.syscalls += 1 + len(ready)
                 costs.handoffs += 1 if ready and not busy else 0
                 for fd, _ in ready:

@@ -34,10 +34,12 @@ from emu.errors import DriverError, MediumError
 
 HEADER_BYTES: Final = 16
 NEXT_WRITE: Final = DESC_F_NEXT | DESC_F_WRITE
+unpack_three = struct.Struct("<QIHHQIHHQIHH").unpack_from
 unpack_header = struct.Struct("<IIQ").unpack_from
 
-Parsed = tuple[bool, int, int, list[memoryview], list[tuple[int, int]], int]
-"""Is it a read; byte offset; bytes; buffers; guest ranges that a read fills; the status byte's address."""
+Parsed = tuple[int, int, list[memoryview], list[tuple[int, int]] | None, int]
+"""Byte offset; used length when all goes well; buffers; the guest ranges that a read fills, None for a write;
+the status byte's address."""
 
 
 class Disk(Protocol):
@@ -80,21 +82,21 @@ def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
                 _plain(queue, disk)
                 last = queue.last_avail
                 continue
-            is_read, offset, length, buffers, places, status_at = found
-            status, answer = BLK_S_OK, 1
+            offset, answer, buffers, places, status_at = found
+            status = BLK_S_OK
             try:
-                if is_read:
-                    answer += length
+                if places is not None:
                     readv(offset, buffers)
                 else:
                     writev(offset, buffers)
                     if disk.stable:
                         flush()
             except MediumError:
-                status, answer = BLK_S_IOERR, 0 if is_read else 1
+                status, answer = BLK_S_IOERR, 0 if places is not None else 1
             ram[status_at] = status
-            for gpa, bytes_there in places:
-                report(gpa, bytes_there)
+            if places is not None:
+                for gpa, length in places:
+                    report(gpa, length)
             report(status_at, 1)
             queue.last_avail = last = (last + 1) & 0xFFFF
             at = queue.used_idx
@@ -123,8 +125,39 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], P
     """What turns a head into a request, or into None where the shape is another one."""
     desc, size, indirect = queue.desc, queue.size, queue.indirect
     top, end, read_only = len(ram), disk.size, disk.backend.read_only
+    most = min(MAX_CHAIN_BYTES - HEADER_BYTES - 1, end)
+
+    def three(table: memoryview, at: int, first: int) -> Parsed | None:
+        """Header, one buffer and status in three neighbours: the commonest shape, unpacked at once."""
+        header, size0, flags0, next0, gpa, length, flags1, next1, status_at, size2, flags2, _ = unpack_three(
+            table, at
+        )
+        if (
+            flags0 != DESC_F_NEXT
+            or size0 != HEADER_BYTES
+            or next0 != first + 1
+            or next1 != first + 2
+            or flags2 != DESC_F_WRITE
+            or size2 != 1
+            or header > top - HEADER_BYTES
+            or gpa + length > top
+            or status_at >= top
+            or length & 511
+            or not 0 < length <= most
+        ):
+            return None
+        kind, _, sector = unpack_header(ram, header)
+        if sector << 9 > end - length:
+            return None
+        if kind == BLK_T_IN and flags1 == NEXT_WRITE:
+            return sector << 9, length + 1, [ram[gpa : gpa + length]], [(gpa, length)], status_at
+        if kind == BLK_T_OUT and flags1 == DESC_F_NEXT and not read_only:
+            return sector << 9, 1, [ram[gpa : gpa + length]], None, status_at
+        return None
 
     def parse(head: int) -> Parsed | None:
+        if head < size - 2 and (found := three(desc, head * DESC_SIZE, head)) is not None:
+            return found
         if head >= size:
             return None
         table, entries = desc, size
@@ -133,6 +166,8 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], P
             entries = length // DESC_SIZE
             if not indirect or length % DESC_SIZE or not 2 < entries <= MAX_CHAIN or gpa + length > top:
                 return None
+            if (found := three(ram, gpa, 0)) is not None:
+                return found
             table = ram[gpa : gpa + length]
             gpa, length, flags, i = unpack_descriptor(table, 0)
         if flags != DESC_F_NEXT or length != HEADER_BYTES or gpa > top - HEADER_BYTES or i >= entries:
@@ -155,12 +190,12 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], P
             buffers.append(ram[gpa:after])
             places.append((gpa, length))
             total += length
-        if flags != DESC_F_WRITE or length != 1 or gpa >= top or not total or total & 511:
+        if flags != DESC_F_WRITE or length != 1 or gpa >= top or total & 511 or not 0 < total <= most:
             return None
-        offset = sector << 9
-        if offset + total > end or total > MAX_CHAIN_BYTES - 17:
+        if sector << 9 > end - total:
             return None
-        is_read = kind == BLK_T_IN
-        return is_read, offset, total, buffers, places if is_read else [], gpa
+        if kind == BLK_T_IN:
+            return sector << 9, total + 1, buffers, places, gpa
+        return sector << 9, 1, buffers, None, gpa
 
     return parse
