@@ -32,6 +32,7 @@ void test_accessed_dirty(void);
 /* user.c */
 void test_ring3(void);
 void test_privileged(void);
+void test_port_privilege(void);
 void test_int_n(void);
 void test_int_n_strict(void);
 void test_nested(void);

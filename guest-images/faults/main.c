@@ -34,6 +34,7 @@ static const struct { const char *name; void (*run)(void); enum kind kind; } sub
     { "accessed-dirty", test_accessed_dirty, ALL },
     { "ring3", test_ring3, ALL },
     { "privileged", test_privileged, ALL },
+    { "port-privilege", test_port_privilege, ALL },
     { "int-n", test_int_n, ALL },
     { "nested", test_nested, ALL },
     { "syscall", test_syscall, ALL },

@@ -138,8 +138,6 @@
     single privileged_cli, cli
     single privileged_hlt, hlt
     single privileged_clts, clts
-    single privileged_in, inb $0x80, %al
-    single privileged_out, outb %al, $0x80
     single privileged_rdmsr, rdmsr
     single privileged_wrmsr, wrmsr
     single privileged_cr3, movq %cr3, %rax
@@ -150,6 +148,24 @@
     single privileged_invlpg, invlpg (%rsp)
     single privileged_wbinvd, wbinvd
     single privileged_swapgs, swapgs
+
+    begin port_in
+    at port_in
+    inb   $0x80, %al
+    after port_in
+    int   $0x81
+
+    begin port_out
+    at port_out
+    outb  %al, $0x80
+    after port_out
+    int   $0x81
+
+    begin port_in_word          /* two ports: both must be permitted */
+    at port_in_word
+    inw   $0x80, %ax
+    after port_in_word
+    int   $0x81
 
     begin call_and_exit
     movq  $0x1111, %rax

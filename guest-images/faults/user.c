@@ -11,6 +11,9 @@ SNIPPET(interrupt_0x90);
 SNIPPET(trap_int3);
 SNIPPET(user_syscall);
 SNIPPET(raise_int_0x40);
+SNIPPET(port_in);
+SNIPPET(port_out);
+SNIPPET(port_in_word);
 
 enum {
     MSR_EFER = 0xC0000080, MSR_STAR = 0xC0000081, MSR_LSTAR = 0xC0000082, MSR_FMASK = 0xC0000084,
@@ -55,7 +58,7 @@ void test_ring3(void)
 }
 
 #define PRIVILEGED(use) \
-    use(cli) use(hlt) use(clts) use(in) use(out) use(rdmsr) use(wrmsr) use(cr3) use(dr7) \
+    use(cli) use(hlt) use(clts) use(rdmsr) use(wrmsr) use(cr3) use(dr7) \
     use(lgdt) use(lidt) use(ltr) use(invlpg) use(wbinvd) use(swapgs)
 
 #define DECLARE(name) SNIPPET(privileged_##name);
@@ -68,6 +71,40 @@ void test_privileged(void)
     run_user((u64)privileged_##name, 0); \
     expect(#name, GP, 0, USER_BASE + (u64)privileged_##name##_at);
     PRIVILEGED(TRY)
+}
+
+static void expect_forbidden(const char *what, u64 code)
+{
+    run_user(code, 0);
+    expect(what, GP, 0, USER_BASE + code);
+}
+
+static void expect_permitted(const char *what, u64 code, u64 rflags)
+{
+    run_user_flags(code, 0, rflags);
+    check(what, "vector", caught.frame.vector, USER_EXIT);
+}
+
+/* Ports in ring 3: IOPL, or else a clear bit in the TSS. Port 0x80 has no effect. */
+void test_port_privilege(void)
+{
+    const u64 iopl_3 = 0x3000;
+    expect_forbidden("in", (u64)port_in);
+    expect_forbidden("out", (u64)port_out);
+    expect_permitted("iopl-in", (u64)port_in, iopl_3);
+    expect_permitted("iopl-out", (u64)port_out, iopl_3);
+    load_task(TSS_WITH_PORTS_LIMIT);
+    expect_forbidden("bit-in", (u64)port_in);
+    permit_port(0x80, true);
+    expect_permitted("no-bit-in", (u64)port_in, 0);
+    expect_permitted("no-bit-out", (u64)port_out, 0);
+    expect_forbidden("half-word", (u64)port_in_word);
+    permit_port(0x81, true);
+    expect_permitted("word", (u64)port_in_word, 0);
+    permit_port(0x80, false);
+    permit_port(0x81, false);
+    load_task(TSS_FULL_LIMIT);
+    expect_forbidden("again", (u64)port_in);
 }
 
 /* The manual says vector * 8 + 2 (bit 1: the IDT); QEMU 7.2's TCG says vector * 16 + 2. */

@@ -11,6 +11,7 @@ struct __attribute__((packed)) task_state {
     u32 reserved0;
     u64 rsp[3], reserved1, ist[7], reserved2;
     u16 reserved3, io_map;
+    u8 io_permissions[0x100 / 8 + 1];   /* a set bit forbids a port; the last byte is all ones */
 };
 
 struct __attribute__((packed)) table_pointer { u16 limit; u64 base; };
@@ -35,7 +36,9 @@ static _Alignas(16) u64 gdt[] = {
     0x000093000000FFFF,                 /* DATA16 */
     0, 0,                               /* TASK */
 };
-static struct task_state task = { .io_map = sizeof(task) };
+static struct task_state task = { .io_map = offsetof(struct task_state, io_permissions) };
+_Static_assert(offsetof(struct task_state, io_permissions) == TSS_FULL_LIMIT + 1, "64-bit TSS");
+_Static_assert(sizeof(task) == TSS_WITH_PORTS_LIMIT + 1, "64-bit TSS");
 static _Alignas(16) u8 ring0_stack[STACK_SIZE];
 static _Alignas(16) u8 ist_stacks[IST_STACKS][STACK_SIZE];
 static _Alignas(16) u8 user_stack[STACK_SIZE];
@@ -54,6 +57,12 @@ void load_task(u16 limit)
     descriptor[0] = limit | (base & 0xFFFFFF) << 16 | (u64)TSS_AVAILABLE << 40 | (base >> 24 & 0xFF) << 56;
     descriptor[1] = base >> 32;
     __asm__ volatile("ltr %w0" : : "r"(TASK) : "memory");
+}
+
+void permit_port(u8 port, bool permitted)
+{
+    u8 bit = (u8)(1 << (port & 7)), *byte = &task.io_permissions[port / 8];
+    *byte = permitted ? *byte & (u8)~bit : *byte | bit;
 }
 
 static bool map_user(void)
@@ -77,6 +86,7 @@ bool world_init(void)
 {
     struct table_pointer pointer = { sizeof(gdt) - 1, (u64)gdt };
     __asm__ volatile("lgdt %0" : : "m"(pointer));
+    memset(task.io_permissions, 0xFF, sizeof(task.io_permissions));
     task.rsp[0] = ring0_stack_top();
     for (u8 ist = 1; ist <= IST_STACKS; ist++)
         task.ist[ist - 1] = ist_stack_top(ist);

@@ -28,7 +28,10 @@ enum {
 
 enum { GATE_INTERRUPT = 0x8E, GATE_TRAP = 0x8F, GATE_USER = 0xEE, GATE_ABSENT = 0x0E };
 
-enum { STACK_SIZE = 8192, IST_STACKS = 2, TSS_FULL_LIMIT = 0x67, TSS_WITHOUT_IST7 = 0x53 };
+enum { STACK_SIZE = 8192, IST_STACKS = 2 };
+enum {                                  /* how much of the TSS there is */
+    TSS_WITHOUT_IST7 = 0x53, TSS_FULL_LIMIT = 0x67, TSS_WITH_PORTS_LIMIT = 0x67 + 0x100 / 8 + 1,
+};
 
 bool world_init(void);                  /* false if RAM is short */
 
@@ -47,6 +50,7 @@ void load_idt_limit(u16 limit);
 enum { IDT_FULL_LIMIT = 0xFFF };
 
 void load_task(u16 limit);              /* the TSS, cut off at `limit` */
+void permit_port(u8 port, bool permitted);      /* in the TSS, for TSS_WITH_PORTS_LIMIT */
 u64 ring0_stack_top(void);
 u64 ist_stack_top(u8 ist);              /* 1 .. IST_STACKS */
 u64 user_stack_top(void);               /* at the user's address */
