@@ -113,9 +113,11 @@ class Pic8259:
                 state.irr |= bit
             state.inputs |= bit
         else:
+            state.inputs &= ~bit
             if state.level_mode or state.elcr & bit:
                 state.irr &= ~bit
-            state.inputs &= ~bit
+            elif self._primary:
+                return  # an edge's end changes nothing
         self._update()
 
     def highest(self) -> int:

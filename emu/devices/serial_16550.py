@@ -176,10 +176,13 @@ class Serial16550:
 
     def reset(self) -> None:
         """Power-on state; input that waited is lost."""
+        crowded = len(self.state.waiting) > WAITING_SIZE // 2
         self.state = UartState()
         if self._alarm is not None:
             self._alarm.clear()
         self._update()
+        if crowded and self.on_room is not None:
+            self.on_room()
 
     def save(self) -> dict[str, object]:
         """The state as plain values."""

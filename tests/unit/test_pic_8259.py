@@ -223,6 +223,26 @@ def test_initialisation_forgets_requests_and_masks() -> None:
     assert not pics.pair.intr
 
 
+def test_a_primary_initialised_late_still_sees_the_secondary() -> None:
+    pics = Pics()
+    pics.pulse(8)
+    for port, value in ((0, 0x11), (1, 0x20), (1, 0x04), (1, 0x01)):
+        pics.pair.primary.write(port, 1, value)
+    assert not pics.pair.pending()
+    pics.pair.secondary.write(1, 1, 0x00)
+    assert pics.pair.acknowledge() == 0x28
+
+
+def test_registers_have_names_and_lines_can_be_driven_directly() -> None:
+    pair = Pics().pair
+    pair.set_irq(4, True)
+    pair.set_irq(12, True)
+    assert (pair.primary.read(0, 1), pair.secondary.read(0, 1)) == (0x14, 0x10)
+    names = [pair.primary.register_name(at, write) for at in (0, 1) for write in (False, True)]
+    assert names == ["IRR/ISR", "ICW1/OCW2-3", "IMR", "ICW2-4/OCW1"]
+    assert [pair.elcr.register_name(at, True) for at in (0, 1)] == ["ELCR1", "ELCR2"]
+
+
 def test_the_cascade_is_no_pin() -> None:
     pair = Pic8259Pair(lambda _level: None)
     for irq in (2, 16, -1):

@@ -235,6 +235,15 @@ def test_the_queue_is_bounded_and_says_when_there_is_room() -> None:
     assert calls == [WAITING_SIZE // 2]
 
 
+def test_a_reset_makes_room_and_says_so() -> None:
+    uart = Uart()
+    calls: list[int] = []
+    uart.on_room = lambda: calls.append(uart.room())
+    uart.receive(bytes(uart.room()))
+    uart.reset()
+    assert calls == [WAITING_SIZE]
+
+
 def test_a_saved_uart_goes_on_without_an_edge() -> None:
     uart, other = Uart(), Uart()
     uart.put(FCR, 0x41)
