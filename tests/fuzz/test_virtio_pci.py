@@ -42,7 +42,7 @@ MEMORY = GuestMemory(1 << 20)
 def test_any_access_is_answered(
     medium: RawImage, accesses: list[tuple[str, int, int, int]], ready: bool
 ) -> None:
-    device = VirtioDevice(inline_plane(VirtioBlk(medium, queues=2)), MEMORY)
+    device = VirtioDevice(inline_plane(VirtioBlk(medium, queues=2)), MEMORY, post=lambda call: call())
     pci = VirtioPci(device, RecordingMsi(), bind_irqfd)
     pci.function.config_write(4, 2, 6)
     if ready:

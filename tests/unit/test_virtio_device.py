@@ -1,6 +1,7 @@
 """The device state machine: status bits, feature halves, and who is told when a driver breaks the rules."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,15 @@ class Bus:
         self.events.append("config")
 
 
+def _no_threads(_call: Callable[[], None]) -> None:
+    raise AssertionError("nothing here is on another thread")
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> VirtioDevice:
     (tmp_path / "disk").write_bytes(bytes(4096))
     blk = VirtioBlk(RawImage(tmp_path / "disk", False))
-    return VirtioDevice(inline_plane(blk), GuestMemory(1 << 20), name="disk0", queue_size=8)
+    return VirtioDevice(inline_plane(blk), GuestMemory(1 << 20), post=_no_threads, name="disk0", queue_size=8)
 
 
 def negotiate(device: VirtioDevice, features: int = F_VERSION_1) -> None:
@@ -164,4 +169,4 @@ def test_configuration_has_an_end(device: VirtioDevice) -> None:
 
 def test_a_queue_size_that_no_ring_has_is_the_users_error(device: VirtioDevice) -> None:
     with pytest.raises(ConfigError, match="queue size 100"):
-        VirtioDevice(device.plane, GuestMemory(1 << 20), queue_size=100)
+        VirtioDevice(device.plane, GuestMemory(1 << 20), post=_no_threads, queue_size=100)

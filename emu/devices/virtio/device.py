@@ -5,7 +5,6 @@ Owned by the vCPU thread; a data plane's threads reach it through `post` only.
 
 import logging
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,7 +44,7 @@ class QueueConfig:
 class VirtioDevice:
     """The state machine in front of a data plane.
 
-    `post` runs a call on the vCPU thread (the default runs it at once, for planes that live there).
+    `post` runs a call on the vCPU thread, never inside of itself: an error is dealt with after the doorbell.
     Raises ConfigError for a queue size that is none.
     """
 
@@ -54,9 +53,9 @@ class VirtioDevice:
         plane: DataPlane,
         memory: GuestMemory,
         *,
+        post: Post,
         name: str = "virtio",
         queue_size: int = 256,
-        post: Post | None = None,
     ) -> None:
         if not 0 < queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
             raise ConfigError(
@@ -65,7 +64,7 @@ class VirtioDevice:
         self.name, self.plane, self.queue_size = name, plane, queue_size
         self.device_type = plane.device_type
         self._memory = memory
-        self.post: Post = post if post is not None else _at_once
+        self.post = post
         self._transport: Transport | None = None
         self.kicks = tuple(EventFd(f"{name} kick {i}") for i in range(plane.queues))
         self.calls = tuple(EventFd(f"{name} call {i}") for i in range(plane.queues))
@@ -267,10 +266,6 @@ class VirtioDevice:
         self._stop()
         for event in (*self.kicks, *self.calls):
             event.close()
-
-
-def _at_once(call: Callable[[], None]) -> None:
-    call()
 
 
 def _nobody() -> None:
