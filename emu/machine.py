@@ -59,6 +59,7 @@ class Machine:
         self.ledger.add_costs(self.vcpu.costs)
         self.msrs = msr.MsrTable()
         self.serial_input: Callable[[bytes], None] = _no_serial
+        self.serial_room: Callable[[], int] = _no_room
         self.boot: Callable[[], StartState] = _no_boot
         self.on_close: list[Callable[[], None]] = []
         self.on_reset: list[Callable[[], None]] = []
@@ -259,6 +260,10 @@ def _no_serial(_data: bytes) -> None:
 
 def _no_post(_code: int) -> None:
     """Nobody watches port 0x80."""
+
+
+def _no_room() -> int:
+    return 1
 
 
 def _no_boot() -> StartState:

@@ -33,6 +33,10 @@ class Disks:
 
         backend = open_image(drive.file, drive.format, drive.read_only, drive.snapshot)
         self._machine.on_close.append(backend.close)
+        if drive.cache == "unsafe":
+            from emu.devices.block.unsafe import UnsafeCache  # noqa: PLC0415 - as above
+
+            return UnsafeCache(backend)
         return backend
 
     def ide(self, slot: int) -> BlockBackend | None:

@@ -1,9 +1,13 @@
 """Host bytes on their way into a UART: they wait here while the UART has no room."""
 
 from collections import deque
+from typing import Final
 
 from emu.cpu.vcpu import Vcpu
 from emu.devices.serial_16550 import Serial16550
+
+ENOUGH: Final = 1 << 16
+"""Bytes that wait at most, if the sender minds `room`."""
 
 
 class SerialFeed:
@@ -18,6 +22,10 @@ class SerialFeed:
         """Queue bytes for the guest; any thread."""
         self._waiting.append(data)
         self._vcpu.post(self._feed)
+
+    def room(self) -> int:
+        """How many more bytes should be given; any thread."""
+        return ENOUGH - sum(map(len, tuple(self._waiting)))
 
     def _feed(self) -> None:
         while self._waiting and (room := self._uart.room()):

@@ -26,7 +26,7 @@ from emu.devices.ps2_8042 import Ps2Controller
 from emu.devices.rtc_mc146818 import RtcMc146818
 from emu.devices.serial_16550 import Serial16550
 from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
-from emu.errors import ConfigError
+from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
 if TYPE_CHECKING:
@@ -148,8 +148,11 @@ class PcBoard:
     def _add_debug_exit(self, device: DeviceConfig) -> None:
         base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)
         size = int(device.properties.get("iosize", str(DEBUG_EXIT_SIZE)), 0)
-        chip = DebugExit(self._debug_exit)
-        self.machine.pio.map(base, size, chip, "isa-debug-exit", wide=True)
+        try:
+            chip = DebugExit(self._debug_exit)
+            self.machine.pio.map(base, size, chip, "isa-debug-exit", wide=True)
+        except MapError as error:
+            raise ConfigError(f"-device isa-debug-exit: {error}; try iobase=0xf4,iosize=4") from None
 
     def _debug_exit(self, status: int) -> None:
         self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, status >> 1))
@@ -211,7 +214,8 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         board.post.on_code = machine.post_code
         machine.ledger.add_source(machine)
         machine.on_reset.append(board.reset)
-        machine.serial_input = SerialFeed(machine.vcpu, board.com1).write
+        feed = SerialFeed(machine.vcpu, board.com1)
+        machine.serial_input, machine.serial_room = feed.write, feed.room
         machine.boot = Loader(machine.memory, config, board.pci, board.pic.elcr, board.lapic).load
         machine.power_on(board.lapic, config.engine)
     except BaseException:

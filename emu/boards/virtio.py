@@ -1,5 +1,7 @@
 """Virtio devices on the board: the service, where its queues are served, the PCI function, the doorbells."""
 
+from collections.abc import Mapping
+
 from emu.boards.disks import Disk
 from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
@@ -12,6 +14,7 @@ from emu.dataplanes.vhost import vhost_plane
 from emu.devices.virtio.blk import VirtioBlk
 from emu.devices.virtio.device import VirtioDevice
 from emu.devices.virtio.pci_transport import VirtioPci
+from emu.devices.virtio.spec import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 from emu.devices.virtio.types import DataPlane
 from emu.kernel.ioeventfd import Doorbells
 from emu.kernel.irqfd import bind_irqfd
@@ -77,6 +80,15 @@ def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) ->
 
     machine.ledger.add_costs_of(costs)
     return device
+
+
+def _ring_features(properties: Mapping[str, str]) -> int:
+    """The ring's own bits that the user did not switch off."""
+    bits = 0
+    for name, bit in (("indirect_desc", F_RING_INDIRECT_DESC), ("event_idx", F_RING_EVENT_IDX)):
+        if properties.get(name, "on") == "on":
+            bits |= bit
+    return bits
 
 
 def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:

@@ -42,6 +42,11 @@ class GuestMemory:
             raise ConfigError(
                 f"memory size {size} bytes: it must be a multiple of 4096 and at least 1 MiB; try -m 128"
             )
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if size > limit:
+            raise ConfigError(
+                f"memory size {size >> 20} MiB: the host has {limit >> 20} MiB; try a smaller -m"
+            )
         self.size = size
         low = min(size, LOW_LIMIT)
         self.ranges = [RamRange(0, low, 0)]

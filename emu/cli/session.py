@@ -30,6 +30,9 @@ class Machine(Protocol):
     def serial_input(self, data: bytes, /) -> None:
         """Bytes for COM1."""
 
+    def serial_room(self) -> int:
+        """How many more bytes should be given now; the rest had better wait where it is."""
+
     def rip_text(self) -> str:
         """Where the guest is: `0x100123 main+0x13`."""
 
@@ -66,7 +69,8 @@ class Session:
         self.cause: Cause | None = None
         self.signal_number = 0
         self.on_stop: Callable[[], None] = lambda: None
-        self._loop = MainLoop(self.output.tick, config.timeout_s, lambda: self.stop(Cause.TIMEOUT))
+        self._input_paused = False
+        self._loop = MainLoop(self._tick, config.timeout_s, lambda: self.stop(Cause.TIMEOUT))
         self._loop.on_error = lambda: self.stop(Cause.FAILED)
 
     def stop(self, cause: Cause) -> None:
@@ -106,6 +110,14 @@ class Session:
         if self.cause is Cause.TIMEOUT and outcome.kind is OutcomeKind.STOPPED:
             return Outcome(OutcomeKind.TIMEOUT)
         return outcome
+
+    def _tick(self) -> bool:
+        """Main loop: left-over output, and input that waits for the guest."""
+        if self._input_paused and self._machine is not None and self._machine.serial_room() > 0:
+            self._input_paused = False
+            assert self._input_fd is not None
+            self._loop.watch(self._input_fd, self._on_input)
+        return self.output.tick() or self._input_paused
 
     def _wake(self) -> None:
         self._loop.wake()
@@ -149,6 +161,10 @@ class Session:
                 machine.serial_input(event)
             else:
                 self._on_key(event)
+        if machine.serial_room() <= 0:
+            self._input_paused = True
+            self._loop.unwatch(fd)
+            self._loop.wake()
 
     def _on_key(self, key: Key) -> None:
         if key is Key.QUIT:

@@ -31,13 +31,14 @@ class Symbols:
 
 def _read(path: str) -> set[tuple[int, str]]:
     from elftools.common.exceptions import ELFError  # noqa: PLC0415 - 40 ms, for reports only
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - as above
+    from elftools.elf.sections import SymbolTableSection  # noqa: PLC0415 - as above
 
     found = set()
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:  # noqa: PTH123 - pyelftools wants a file
             section = ELFFile(file).get_section_by_name(".symtab")
-            for symbol in section.iter_symbols() if section is not None else ():
+            for symbol in section.iter_symbols() if isinstance(section, SymbolTableSection) else ():
                 defined = symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["type"] in _KINDS
                 if defined and symbol.name:
                     found.add((int(symbol["st_value"]), str(symbol.name)))

@@ -55,7 +55,8 @@ MAX_WRITE_ZEROES_SECTORS: Final = 1 << 17
 class VirtioBlk:
     """A disk; a `Service`. `serial` is cut at 20 bytes. `fused=False` serves by the plain loop only.
 
-    Raises ConfigError for a number of queues or a block size that cannot be.
+    `ring_features` are the ring's own feature bits to offer. Raises ConfigError for a number of queues or a
+    block size that cannot be.
     """
 
     device_type = TYPE_BLK
@@ -69,6 +70,7 @@ class VirtioBlk:
         queue_size: int = 256,
         block_size: int = SECTOR,
         fused: bool = True,
+        ring_features: int = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX,
     ) -> None:
         if not 1 <= queues <= MAX_QUEUES:
             raise ConfigError(f"num-queues={queues}: 1 to {MAX_QUEUES} are possible")
@@ -77,6 +79,7 @@ class VirtioBlk:
         self.backend, self.queues, self._fused = backend, queues, fused
         self._id = serial.encode()[:BLK_ID_BYTES].ljust(BLK_ID_BYTES, b"\0")
         self._queue_size, self._block_size = queue_size, block_size
+        self._ring_features = ring_features
         self._writeback = 1
         self._accepted = 0
         self.stable = False
@@ -105,8 +108,14 @@ class VirtioBlk:
     @property
     def features(self) -> int:
         """What is offered."""
-        bits = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX
-        bits |= BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_TOPOLOGY | BLK_F_FLUSH | BLK_F_CONFIG_WCE
+        bits = (
+            self._ring_features
+            | BLK_F_SEG_MAX
+            | BLK_F_BLK_SIZE
+            | BLK_F_TOPOLOGY
+            | BLK_F_FLUSH
+            | BLK_F_CONFIG_WCE
+        )
         if self.queues > 1:
             bits |= BLK_F_MQ
         return bits | (BLK_F_RO if self.backend.read_only else BLK_F_DISCARD | BLK_F_WRITE_ZEROES)
