@@ -6,7 +6,7 @@ from typing import Final
 
 from emu.bus.types import AccessError, Fault, Region
 
-MAX_FAULT_LINES: Final = 64
+MAX_FAULT_KINDS, MAX_FAULT_LINES = 64, 8
 ONES: Final = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
 
@@ -26,7 +26,7 @@ class Window:
 
 
 class FaultLog:
-    """Guest accesses that did not fit: all are counted, each kind is told once, lines are bounded."""
+    """Guest accesses that did not fit: all are counted, the first few kinds are told once each."""
 
     def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self.counts: dict[tuple[str, str, Fault], int] = {}
@@ -38,9 +38,12 @@ class FaultLog:
         seen = self.counts.get(key)
         if seen is not None:
             self.counts[key] = seen + 1
-        elif len(self.counts) < MAX_FAULT_LINES:
+        elif len(self.counts) < MAX_FAULT_KINDS:
             self.counts[key] = 1
-            self.tell(f"guest: {where} {register}: {fault.value}")
+            if len(self.counts) <= MAX_FAULT_LINES:
+                self.tell(f"guest: {where} {register}: {fault.value}")
+            if len(self.counts) == MAX_FAULT_LINES:
+                self.tell("guest: further bad accesses are counted, not shown")
         else:
             other = ("others", "", fault)
             self.counts[other] = self.counts.get(other, 0) + 1

@@ -61,6 +61,12 @@ class _Events(C.Structure):
     _fields_ = [("cpu", P), ("machine", P), ("acknowledge", P), ("python", P), ("int_n", C.c_uint32)]
 
 
+class _Ports(C.Structure):
+    """`struct ports` of thunks.c."""
+
+    _fields_ = [("env", P), ("out", P), ("in", P)]
+
+
 class _Bell(C.Structure):
     """`struct bell` of thunks.c."""
 
@@ -178,12 +184,13 @@ class FastEngine:
 
     def _hook_all(self) -> None:
         hooks, handle, env = self._hooks, self._handle, self.fields.env
-        for instruction, callback in (
-            (uc.UC_X86_INS_OUT, OUT_CB(hooks.port_write)),
-            (uc.UC_X86_INS_IN, IN_CB(hooks.port_read)),
-            (uc.UC_X86_INS_CPUID, SKIP_CB(self._make_cpuid())),
-        ):
-            uc.hook(handle, uc.UC_HOOK_INSN, self._pointer(callback), instruction)
+        out, in_ = self._pointer(OUT_CB(hooks.port_write)), self._pointer(IN_CB(hooks.port_read))
+        self._ports = _Ports(env, out, in_)
+        ports = C.addressof(self._ports)
+        uc.hook(handle, uc.UC_HOOK_INSN, native("port_out"), uc.UC_X86_INS_OUT, ports)
+        uc.hook(handle, uc.UC_HOOK_INSN, native("port_in"), uc.UC_X86_INS_IN, ports)
+        cpuid = self._pointer(SKIP_CB(self._make_cpuid()))
+        uc.hook(handle, uc.UC_HOOK_INSN, cpuid, uc.UC_X86_INS_CPUID)
         uc.hook(handle, uc.UC_HOOK_INSN, native("syscall_64"), uc.UC_X86_INS_SYSCALL, env)
         uc.hook(handle, uc.UC_HOOK_INSN, native("sysenter"), uc.UC_X86_INS_SYSENTER, env)
         acknowledge = self._pointer(ACK_CB(self._make_acknowledge()))
@@ -207,6 +214,8 @@ class FastEngine:
             self._handle, area.base, area.size, P(read), None, P(native("doorbell_write")), P(bells.address)
         )
         uc.check(status, f"an area at {area.base:#x}")
+        # fetches from there read all ones, as on hardware, instead of ending the engine
+        LIB_HELD.uc_mem_protect(P(self._handle), C.c_uint64(area.base), C.c_size_t(area.size), uc.UC_PROT_ALL)
 
     def doorbells_of(self, gpa: int) -> Doorbells | None:
         """The native ioeventfds of the area that `gpa` lies in."""

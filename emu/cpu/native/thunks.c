@@ -20,7 +20,7 @@ enum { ENV_RCX = 8, ENV_RSP = 32, ENV_R11 = 88, ENV_RIP = 128, ENV_EFLAGS = 136,
 enum { TLB_FAST = -0x40, FAST_SIZE = 16, TLB_VICTIM = -0x840, DESC_SIZE = 0x2B8,
        VICTIM_IO = 0x200, TABLE_IO = 0x280, MMU_MODES = 3, VICTIMS = 8 };
 enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid, notdirty, mmio, discard */
-enum { IF = 0x200, RF = 0x10000, LMA = 1 << 14, CS64 = 1 << 15 };
+enum { IF = 0x200, RF = 0x10000, VM = 0x20000, PE = 1 << 7, LMA = 1 << 14, CS64 = 1 << 15 };
 enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
 enum { EXIT_INTR = 0x160, HARD = 2 };
 enum { SYS_WRITE = 1 };
@@ -45,6 +45,8 @@ struct table {                      /* at `table`, filled before the first call,
     u32 (*compute_flags)(void *env, int cc_op);
     void (*raise_exception)(void *env, int number);
     void (*raise_exception_err)(void *env, int number, int error_code);
+    u32 (*load_code_byte)(void *env, u64 address);
+    void (*check_io[3])(void *env, u32 port);            /* 1, 2, 4 bytes: #GP where the TSS forbids it */
     int (*emu_stop)(void *uc);
     void (*set_page)(void *cpu, u64 vaddr, u64 paddr, u32 attrs, int prot, int mode, u64 size);
     void (*set_dirty)(void *cpu, u64 vaddr);
@@ -73,6 +75,21 @@ struct events {
     u32 int_n;                                           /* n + 1 while an INT n is being delivered */
 };
 
+/* An INT n faulted: the engine has RIP after the instruction, and counts 16 bytes a gate, not 8. */
+static void int_n_faulted(void *env, struct events *user)
+{
+    u32 n = user->int_n - 1;
+    u64 rip = FIELD(u64, env, ENV_RIP);
+    u32 base = FIELD(u32, env, ENV_HFLAGS) & CS64 ? 0 : FIELD(u32, env, ENV_CS + 8);
+    /* INT1, INT3 and INTO are one byte long, where they are not written as INT n */
+    int is_short = n < 5 && table.load_code_byte(env, base + rip - 1) != n;
+
+    user->int_n = 0;
+    FIELD(u64, env, ENV_RIP) = rip - (is_short ? 1 : 2);
+    if (FIELD(u32, env, ENV_ERROR_CODE) == n * 16 + 2)
+        FIELD(u32, env, ENV_ERROR_CODE) = n * 8 + 2;
+}
+
 void event(void *uc, u32 number, struct events *user)
 {
     void *env = FIELD(void *, user->cpu, CPU_ENV);
@@ -89,16 +106,10 @@ void event(void *uc, u32 number, struct events *user)
     }
     if (number >= 0x100 && !user->python(uc, number, user))
         return;                                             /* an SVM exit, handled */
-    if (user->int_n) {                                      /* an INT n faulted: 8 bytes a gate, not 16 */
-        u32 n = user->int_n - 1;
-        user->int_n = 0;
-        if (FIELD(u32, env, ENV_ERROR_CODE) == n * 16 + 2)
-            FIELD(u32, env, ENV_ERROR_CODE) = n * 8 + 2;
-    }
-    if (number >= 5 && FIELD(u32, env, ENV_EXCEPTION_IS_INT)) {
-        FIELD(u64, env, ENV_RIP) -= 2;                      /* if the INT n faults, RIP is on it */
+    if (user->int_n)
+        int_n_faulted(env, user);
+    if (FIELD(u32, env, ENV_EXCEPTION_IS_INT))
         user->int_n = number + 1;
-    }
     table.do_interrupt(user->cpu);                          /* may longjmp out of here */
     user->int_n = 0;
     FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
@@ -155,6 +166,33 @@ void sysenter(void *uc, void *env)
     FIELD(u32, env, ENV_HFLAGS) = hflags | 0x30 | (is_long ? CS64 : 0);
     FIELD(u64, env, ENV_RSP) = FIELD(u64, env, ENV_SYSENTER_ESP);
     FIELD(u64, env, ENV_RIP) = FIELD(u64, env, ENV_SYSENTER_EIP) - 2;
+}
+
+/* ---- IN and OUT: UC_HOOK_INSN. The engine has left out the check of IOPL and the TSS's bitmap ------ */
+struct ports {
+    void *env;
+    void (*out)(void *uc, u32 port, int size, u32 value, void *user);
+    u32 (*in)(void *uc, u32 port, int size, void *user);
+};
+
+static void check_io(void *env, u32 port, int size)
+{
+    u32 hflags = FIELD(u32, env, ENV_HFLAGS), eflags = FIELD(u32, env, ENV_EFLAGS);
+
+    if (hflags & PE && ((hflags & 3) > (eflags >> 12 & 3) || eflags & VM))
+        table.check_io[size >> 1](env, port);               /* may longjmp out of here */
+}
+
+void port_out(void *uc, u32 port, int size, u32 value, struct ports *user)
+{
+    check_io(user->env, port, size);
+    user->out(uc, port, size, value, user);
+}
+
+u32 port_in(void *uc, u32 port, int size, struct ports *user)
+{
+    check_io(user->env, port, size);
+    return user->in(uc, port, size, user);
 }
 
 /* ---- ioeventfd: an MMIO write that ends at an eventfd ------------------------------------------- */
