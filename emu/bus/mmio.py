@@ -1,7 +1,8 @@
-"""Guest-physical addresses outside of RAM, in flat tables by page.
+"""Guest-physical addresses outside of RAM.
 
-The CPU engine is given areas: one callback pair each, offsets counted from the area's base. The area below
-4 GiB where chips and PCI windows live is a flat table; all other space is a dict by page.
+The CPU engine is given areas: one callback pair each, offsets counted from the area's base. An access costs
+one look-up of its very address: a guest drives few registers, so each that it has touched is remembered
+with its chip and its counter until the map changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,16 +15,23 @@ from emu.errors import MapError
 SHIFT: Final = 12
 PAGE: Final = 1 << SHIFT
 HOT_BASE: Final = 0xE000_0000
+"""From here to 4 GiB chips and PCI windows live: an area of its own, whose offsets are small integers."""
 HOT_SIZE: Final = 0x2000_0000
 SPACE: Final = 1 << 40
 """The physical address width the CPU reports."""
 LARGE: Final = 1 << 20
 """Windows above this size are counted as one register: a slot per register would cost too much."""
+REMEMBERED: Final = 4096
+"""Addresses kept per area and direction; a guest that wanders starts them anew."""
 
 ReadAt = Callable[[int, int, int, int], int]
 """(engine, offset in the area, width, user) -> value."""
 WriteAt = Callable[[int, int, int, int, int], None]
 """(engine, offset in the area, width, value, user)."""
+Reader = tuple[list[int], int, Callable[[int, int], int], int]
+"""Counters and which of them, the chip's `read` and the offset for it."""
+Writer = tuple[list[int], int, Callable[[int, int, int], None], int]
+"""The same of a write."""
 
 
 class Area(NamedTuple):
@@ -100,13 +108,8 @@ class MmioBus:
         self._faults, self._fail = faults, fail
         self._unclaimed = Place(Window(0, PAGE, Unclaimed(PAGE), "unclaimed address", "device"))
         self._scratch = [0] * (PAGE // 4)
-        pages = HOT_SIZE >> SHIFT
-        nothing = self._unclaimed.window.region
-        self._read: list[Callable[[int, int], int]] = [nothing.read] * pages
-        self._write: list[Callable[[int, int, int], None]] = [nothing.write] * pages
-        self._start = list(range(0, HOT_SIZE, PAGE))
-        self._reads = [self._unclaimed.reads] * pages
-        self._writes = [self._unclaimed.writes] * pages
+        self._readers: list[dict[int, Reader]] = []  # one an area, by offset in it
+        self._writers: list[dict[int, Writer]] = []
         self._shared: dict[int, SharedPage] = {}  # by page number, as the next one
         self._whole: dict[int, Place] = {}
         self._places: dict[int, Place] = {}
@@ -123,8 +126,9 @@ class MmioBus:
             taken = place.window
             if base < taken.base + taken.size and taken.base < base + size:
                 raise MapError(f"{name} at {base:#010x} overlaps {taken.name} ({taken.base:#010x})")
-        place = self._retired.pop((name, size), None) or Place(Window(base, size, region, name, kind))
-        place.window = Window(base, size, region, name, kind)
+        window = Window(base, size, region, name, kind)
+        place = self._retired.pop((name, size)) if (name, size) in self._retired else Place(window)
+        place.window = window
         self._places[base] = place
         self._lead(place, mapped=True)
         return place.window
@@ -147,7 +151,10 @@ class MmioBus:
                 del self._whole[page]
             else:
                 self._share(page, place, mapped=mapped)
-            self._refresh(page)
+        for readers in self._readers:
+            readers.clear()
+        for writers in self._writers:
+            writers.clear()
 
     def _share(self, page: int, place: Place, *, mapped: bool) -> None:
         shared = self._shared.setdefault(page, SharedPage(page << SHIFT, self._unclaimed))
@@ -157,15 +164,6 @@ class MmioBus:
         shared.places.remove(place)
         if not shared.places:
             del self._shared[page]
-
-    def _refresh(self, page: int) -> None:
-        """Bring the flat table's entry up to date with the map."""
-        i = page - (HOT_BASE >> SHIFT)
-        if not 0 <= i < len(self._read):
-            return
-        region, start, reads, writes = self._target(page)
-        self._read[i], self._write[i] = region.read, region.write
-        self._start[i], self._reads[i], self._writes[i] = start - HOT_BASE, reads, writes
 
     def _target(self, page: int) -> tuple[Region, int, list[int], list[int]]:
         """Who answers a page: region, address its offsets count from, counters."""
@@ -192,76 +190,69 @@ class MmioBus:
     # ---- what the engine calls ---------------------------------------------------------------------
 
     def areas(self, ram: list[tuple[int, int]]) -> list[Area]:
-        """All space but the (base, size) ranges of `ram`, cut at the flat table's borders."""
+        """All space but the (base, size) ranges of `ram`, cut at HOT_BASE and 4 GiB."""
         taken = sorted([*ram, (HOT_BASE, HOT_SIZE), (SPACE, 0)])
-        found = [Area(HOT_BASE, HOT_SIZE, self._hot_read(), self._hot_write())]
+        found = [Area(HOT_BASE, HOT_SIZE, self._make_read(HOT_BASE), self._make_write(HOT_BASE))]
         at = 0
         for base, size in taken:
             if base > at:
-                found.append(Area(at, base - at, self._cold_read(at), self._cold_write(at)))
+                found.append(Area(at, base - at, self._make_read(at), self._make_write(at)))
             at = max(at, base + size)
         return found
 
-    def _hot_read(self) -> ReadAt:
-        reads, start, region_read = self._reads, self._start, self._read
+    def _make_read(self, base: int) -> ReadAt:
+        readers: dict[int, Reader] = {}
+        self._readers.append(readers)
+
+        def learn(at: int) -> Reader:
+            if len(readers) >= REMEMBERED:
+                readers.clear()
+            region, start, counts, _ = self._target((base + at) >> SHIFT)
+            offset = base + at - start
+            readers[at] = found = counts, offset >> 2, region.read, offset
+            return found
 
         def read(_engine: int, at: int, width: int, _user: int) -> int:
-            """Answer one load; every load from the flat area passes here."""
-            page = at >> 12
-            offset = at - start[page]
-            reads[page][offset >> 2] += 1
+            """Answer one load; every load from the area passes here."""
             try:
-                return region_read[page](offset, width)
+                counts, register, call, offset = readers[at]
+            except KeyError:
+                counts, register, call, offset = learn(at)
+            counts[register] += 1
+            try:
+                return call(offset, width)
             except AccessError as error:
-                return self._answer(HOT_BASE + at, width, error, is_write=False)
+                return self._answer(base + at, width, error, is_write=False)
             except BaseException as error:  # ours: stop the machine, never unwind into the engine
                 self._fail(error)
                 return ONES[width]
 
         return read
 
-    def _hot_write(self) -> WriteAt:
-        writes, start, region_write = self._writes, self._start, self._write
+    def _make_write(self, base: int) -> WriteAt:
+        writers: dict[int, Writer] = {}
+        self._writers.append(writers)
+
+        def learn(at: int) -> Writer:
+            if len(writers) >= REMEMBERED:
+                writers.clear()
+            region, start, _, counts = self._target((base + at) >> SHIFT)
+            offset = base + at - start
+            writers[at] = found = counts, offset >> 2, region.write, offset
+            return found
 
         def write(_engine: int, at: int, width: int, value: int, _user: int) -> None:
-            """Carry out one store; every store to the flat area passes here."""
-            page = at >> 12
-            offset = at - start[page]
-            writes[page][offset >> 2] += 1
+            """Carry out one store; every store to the area passes here."""
             try:
-                region_write[page](offset, width, value)
+                counts, register, call, offset = writers[at]
+            except KeyError:
+                counts, register, call, offset = learn(at)
+            counts[register] += 1
+            try:
+                call(offset, width, value)
             except AccessError as error:
-                self._answer(HOT_BASE + at, width, error, is_write=True)
+                self._answer(base + at, width, error, is_write=True)
             except BaseException as error:  # ours: stop the machine, never unwind into the engine
-                self._fail(error)
-
-        return write
-
-    def _cold_read(self, base: int) -> ReadAt:
-        def read(_engine: int, at: int, width: int, _user: int) -> int:
-            at += base
-            region, start, reads, _ = self._target(at >> SHIFT)
-            reads[(at - start) >> 2] += 1
-            try:
-                return region.read(at - start, width)
-            except AccessError as error:
-                return self._answer(at, width, error, is_write=False)
-            except BaseException as error:  # ours, as above
-                self._fail(error)
-                return ONES[width]
-
-        return read
-
-    def _cold_write(self, base: int) -> WriteAt:
-        def write(_engine: int, at: int, width: int, value: int, _user: int) -> None:
-            at += base
-            region, start, _, writes = self._target(at >> SHIFT)
-            writes[(at - start) >> 2] += 1
-            try:
-                region.write(at - start, width, value)
-            except AccessError as error:
-                self._answer(at, width, error, is_write=True)
-            except BaseException as error:  # ours, as above
                 self._fail(error)
 
         return write

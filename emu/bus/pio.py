@@ -1,7 +1,7 @@
-"""The port space: 65,536 ports in flat tables, one entry per port and width class.
+"""The port space: 65,536 ports in flat tables, one for each width and direction.
 
 `read` and `write` have the shape of the CPU engine's port callbacks, so that no frame stands between
-guest and chip. A port costs one list add and two look-ups before the chip is called.
+guest and chip. A port costs one list add and one look-up before the chip is called.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +12,16 @@ from emu.bus.window import ONES, FaultLog, Unclaimed, Window
 from emu.errors import MapError
 
 PORTS: Final = 1 << 16
+WIDTHS: Final = (1, 2, 4)
 
 ReadPort = Callable[[int, int, int, int], int]
 """(engine, port, width, user) -> value."""
 WritePort = Callable[[int, int, int, int, int], None]
 """(engine, port, width, value, user)."""
+Reader = tuple[Callable[[int, int], int], int]
+"""A chip's `read` and the offset for it, or `_split_read` and the port."""
+Writer = tuple[Callable[[int, int, int], None], int]
+"""The same of a write."""
 
 
 class PioBus:
@@ -33,11 +38,11 @@ class PioBus:
         self._windows: list[Window] = [self._unclaimed] * PORTS
         self.reads = [0] * PORTS
         self.writes = [0] * PORTS
-        self._offset = list(range(PORTS))
-        self._region_read: list[Callable[[int, int], int]] = [region.read] * PORTS
-        self._region_write: list[Callable[[int, int, int], None]] = [region.write] * PORTS
-        # the widest access the chip itself is given at a port; wider ones become byte cycles
-        self._widest = [4] * PORTS
+        # by width and port: who carries the access out, and the first argument for it
+        self._read: list[list[Reader]] = [[(region.read, 0)] * PORTS if w in WIDTHS else [] for w in range(5)]
+        self._write: list[list[Writer]] = [
+            [(region.write, 0)] * PORTS if w in WIDTHS else [] for w in range(5)
+        ]
         self.read, self.write = self._make_read(), self._make_write()
 
     def map(
@@ -65,17 +70,18 @@ class PioBus:
         free = self._unclaimed.region
         for port in range(base, base + window.size):
             self._windows[port] = self._unclaimed
-            self._offset[port], self._widest[port] = port, 4
-            self._region_read[port], self._region_write[port] = free.read, free.write
+            for width in WIDTHS:
+                self._read[width][port], self._write[width][port] = (free.read, 0), (free.write, 0)
 
     def _fill(self, window: Window, *, wide: bool) -> None:
         base, region = window.base, window.region
         for port in range(base, base + window.size):
             self._windows[port] = window
-            self._offset[port] = port - base
-            self._region_read[port], self._region_write[port] = region.read, region.write
-            left = base + window.size - port
-            self._widest[port] = (4 if left >= 4 else 2 if left >= 2 else 1) if wide else 1
+            left = base + window.size - port if wide else 1
+            for width in WIDTHS:
+                fits = width <= left
+                self._read[width][port] = (region.read, port - base) if fits else (self._split_read, port)
+                self._write[width][port] = (region.write, port - base) if fits else (self._split_write, port)
 
     def window_at(self, port: int) -> Window:
         """The window that decodes `port`; the unclaimed one included."""
@@ -97,21 +103,14 @@ class PioBus:
     # ---- the hot path ------------------------------------------------------------------------------
 
     def _make_read(self) -> ReadPort:
-        reads, region_read, offsets, widest, split = (
-            self.reads,
-            self._region_read,
-            self._offset,
-            self._widest,
-            self._split_read,
-        )
+        reads, tables = self.reads, self._read
 
         def read(_engine: int, port: int, width: int, _user: int) -> int:
             """Answer one IN; every port read passes here."""
             reads[port] += 1
+            call, offset = tables[width][port]
             try:
-                if width <= widest[port]:
-                    return region_read[port](offsets[port], width)
-                return split(port, width)
+                return call(offset, width)
             except AccessError as error:
                 return self._answer(port, width, error, is_write=False)
             except BaseException as error:  # ours: stop the machine, never unwind into the engine
@@ -121,22 +120,14 @@ class PioBus:
         return read
 
     def _make_write(self) -> WritePort:
-        writes, region_write, offsets, widest, split = (
-            self.writes,
-            self._region_write,
-            self._offset,
-            self._widest,
-            self._split_write,
-        )
+        writes, tables = self.writes, self._write
 
         def write(_engine: int, port: int, width: int, value: int, _user: int) -> None:
             """Carry out one OUT; every port write passes here."""
             writes[port] += 1
+            call, offset = tables[width][port]
             try:
-                if width <= widest[port]:
-                    region_write[port](offsets[port], width, value)
-                else:
-                    split(port, width, value)
+                call(offset, width, value)
             except AccessError as error:
                 self._answer(port, width, error, is_write=True)
             except BaseException as error:  # ours: stop the machine, never unwind into the engine
@@ -153,7 +144,8 @@ class PioBus:
             at, byte = port + i, 0xFF
             if at < PORTS:
                 try:
-                    byte = self._region_read[at](self._offset[at], 1) & 0xFF
+                    call, offset = self._read[1][at]
+                    byte = call(offset, 1) & 0xFF
                 except AccessError as error:
                     self._answer(at, 1, error, is_write=False)
             value |= byte << (8 * i)
@@ -164,7 +156,8 @@ class PioBus:
             at = port + i
             if at < PORTS:
                 try:
-                    self._region_write[at](self._offset[at], 1, value >> (8 * i) & 0xFF)
+                    call, offset = self._write[1][at]
+                    call(offset, 1, value >> (8 * i) & 0xFF)
                 except AccessError as error:
                     self._answer(at, 1, error, is_write=True)
 
