@@ -37,6 +37,7 @@ class Alarm:
         _install_handler()
         self._value = C.addressof(record)
         self._thread = threading.get_ident()
+        self._wake_fd = record.wake_fd
         event = struct.pack("<QiiI44x", self._value, SIGNAL, _SIGEV_THREAD_ID, threading.get_native_id())
         timer = C.c_void_p()
         if LIBC.timer_create(_CLOCK_MONOTONIC, event, C.byref(timer)):
@@ -59,6 +60,10 @@ class Alarm:
     def now(self) -> None:
         """Signal at once; callable from any thread."""
         LIBC.pthread_sigqueue(C.c_void_p(self._thread), SIGNAL, C.c_void_p(self._value))
+
+    def wait(self) -> None:
+        """Sleep until the wake-up eventfd is written: by the handler, or by another thread."""
+        os.eventfd_read(self._wake_fd)
 
     def close(self) -> None:
         """No more signals."""

@@ -51,10 +51,51 @@ class EngineHooks:
     fail: Callable[[BaseException], None]
 
 
+class Signals(Protocol):
+    """What timers and other threads tell the vCPU thread.
+
+    `alarm` 1: a deadline has passed, or a thread wants attention. `waiting` 1: the vCPU thread waits in
+    `Deadline.wait`.
+    """
+
+    alarm: int
+    waiting: int
+
+
+class Deadline(Protocol):
+    """One deadline for the vCPU thread."""
+
+    def arm(self, deadline_ns: int) -> None:
+        """Set `Signals.alarm` once the host's monotonic clock reaches `deadline_ns`."""
+
+    def disarm(self) -> None:
+        """No deadline."""
+
+    def now(self) -> None:
+        """Set it at once; callable from any thread."""
+
+    def wait(self) -> None:
+        """Sleep until the wake-up eventfd is written or the deadline passes."""
+
+    def close(self) -> None:
+        """No more signals."""
+
+
 class Engine(Protocol):
     """One CPU that executes guest instructions. Owned by the vCPU thread but for `stop`."""
 
     name: str
+
+    @property
+    def signals(self) -> Signals:
+        """The flags that `make_deadline`'s object and other threads set."""
+
+    @property
+    def interrupts(self) -> int:
+        """Interrupts delivered so far."""
+
+    def make_deadline(self) -> Deadline:
+        """The deadline of the calling thread, which becomes the vCPU's."""
 
     def start_at(self, state: StartState) -> None:
         """Put the CPU into `state`."""

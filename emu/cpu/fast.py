@@ -12,6 +12,7 @@ from typing import Final
 
 from emu.cpu import library as uc
 from emu.cpu import msr
+from emu.cpu.alarm import Alarm
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
 from emu.cpu.layout import (
     CS,
@@ -452,6 +453,15 @@ class FastEngine:
     def set_tsc_offset(self, offset: int) -> None:
         """RDTSC in the guest gives the host's counter plus `offset`."""
         self.fields.tsc_offset.value = offset & msr.MASK64
+
+    @property
+    def signals(self) -> MachineRecord:
+        """The flags of the native signal handler."""
+        return self.record
+
+    def make_deadline(self) -> Alarm:
+        """A POSIX timer for the calling thread."""
+        return Alarm(self.record)
 
     @property
     def interrupts(self) -> int:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from emu.bus.costs import Costs
 from emu.bus.types import InterruptController
 from emu.clock import HostClock
-from emu.cpu.alarm import Alarm
-from emu.cpu.fast import FastEngine
+from emu.cpu.engine import Deadline, Engine
 
 RETRY_S = 0.002
 
@@ -38,16 +37,16 @@ class Vcpu:
         self._stop: Stop | None = None
         self._failure: BaseException | None = None
         self._thread = 0
-        self._alarm: Alarm | None = None
+        self._alarm: Deadline | None = None
         self._armed: int | None = None
         self.costs = Costs()
         self.halts = 0
         self.on_reset: Callable[[], None] = _nobody
 
-    def attach(self, engine: FastEngine, controller: InterruptController) -> None:
+    def attach(self, engine: Engine, controller: InterruptController) -> None:
         """Give it engine and interrupt controller; once, before `run`."""
         self.engine, self._controller = engine, controller
-        self._record = engine.record
+        self._record = engine.signals
 
     @property
     def wake_fd(self) -> int:
@@ -60,10 +59,11 @@ class Vcpu:
         """Execute the guest until something ends it. Raises what a chip raised, or EngineError."""
         engine, record = self.engine, self._record
         self._thread = threading.get_ident()
-        self._alarm = Alarm(record)
+        self._alarm = alarm = engine.make_deadline()
         self._clock.on_earlier = self._arm
         self._run_timers()
         try:
+            self.run_calls()
             while self._stop is None:
                 engine.execute()
                 if self._calls:
@@ -73,7 +73,7 @@ class Vcpu:
                 if engine.halted and self._stop is None:
                     self._idle()
         finally:
-            self._alarm.close()
+            alarm.close()
             self._alarm = None
             self._thread = 0
             self.run_calls()
@@ -84,7 +84,8 @@ class Vcpu:
 
     def _idle(self) -> None:
         """HLT: wait for something to do. With IF = 0 only an NMI could end it."""
-        engine, record, controller = self.engine, self._record, self._controller
+        engine, record, controller, alarm = self.engine, self._record, self._controller, self._alarm
+        assert alarm is not None
         self.halts += 1
         if engine.nmi_pending:
             return
@@ -94,7 +95,7 @@ class Vcpu:
         while not controller.pending():
             record.waiting = 1
             if not (self._calls or record.alarm or controller.pending()):
-                os.eventfd_read(self._wake_fd)
+                alarm.wait()
                 self.costs.syscalls += 1
             record.waiting = 0
             if self._calls:

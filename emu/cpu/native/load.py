@@ -45,6 +45,10 @@ _PT_LOAD, _PT_DYNAMIC = 1, 2
 class MachineRecord(C.Structure):
     """`struct machine` of thunks.c."""
 
+    alarm: int
+    waiting: int
+    wake_fd: int
+
     _fields_ = [
         ("next", C.c_uint64),
         ("uc", C.c_uint64),
