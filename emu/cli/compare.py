@@ -1,0 +1,247 @@
+"""`emu compare`: one piece of work over every I/O path, and what each cost."""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, TextIO
+
+from emu.cli.exits import write_json
+from emu.cli.images import resolve
+from emu.cli.options import Option, help_text, nearest, number, parse
+from emu.cli.output import Sink
+from emu.cli.paths import PATHS
+from emu.cli.session import Session
+from emu.compare.measure import WIRING, Row, measure
+from emu.compare.report import Comparison, Host, document, print_plain, print_rich
+from emu.compare.workloads import OPS, QUEUE_SIZE, PatternDisk, Workload, check
+from emu.config import MachineConfig, Outcome
+from emu.errors import ConfigError
+from emu.machine import Machine
+
+OPS_LATER: Final = ("net-rr", "net-stream")
+NOT_AS_BUDGETED: Final = 1
+USAGE: Final = """\
+usage: emu compare [--paths A,B] [--op OP] [--bs N] [--qd N] [--count N] [--json FILE|-] [--html FILE]
+
+Let the same guest do the same work over each path, check every byte, and print what it cost."""
+EPILOG: Final = """\
+exit status: 0 all rows verified and in budget, 1 a row is not, 2 bad command line, 128 + N signal N.
+emu paths lists the paths and what each does. Counts are exact; times are this machine's."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """The command line so far."""
+
+    paths: list[str] = field(default_factory=list)
+    op: str = "read"
+    bs: int = 4096
+    qd: int = 1
+    count: int = 1000
+    json: str | None = None
+    html: str | None = None
+    help: bool = False
+
+
+def _set_paths(draft: Draft, text: str) -> None:
+    ready = [path.name for path in PATHS if not path.missing]
+    later = {path.name: path.missing for path in PATHS if path.missing}
+    draft.paths = []
+    for name in text.split(","):
+        if name in later:
+            raise ConfigError(f'path "{name}" is {later[name]}; there is {", ".join(ready)}')
+        if name not in ready or name not in WIRING:
+            raise ConfigError(f'"{name}" is no path; {nearest(name, ready)}')
+        if name not in draft.paths:
+            draft.paths.append(name)
+
+
+def _set_op(draft: Draft, text: str) -> None:
+    if text in OPS_LATER:
+        raise ConfigError(f"{text} is not built yet; there is {', '.join(OPS)}")
+    if text not in OPS:
+        raise ConfigError(f'"{text}" is no operation; {nearest(text, OPS)}')
+    draft.op = text
+
+
+def _set_vms(_draft: Draft, text: str) -> None:
+    if number("vms", text, 1, 1024) > 1:
+        raise ConfigError("several machines at once are not built yet; --vms 1 works")
+
+
+def _setter(name: str, most: int) -> "Option[Draft]":
+    helps = {
+        "bs": "bytes a request, a multiple of 512; default 4096",
+        "qd": f"requests in flight, 1 to {QUEUE_SIZE}; default 1 (IDE: always 1)",
+        "count": "requests; default 1000",
+    }
+    return Option(
+        name,
+        "N",
+        lambda draft, text: setattr(draft, name, number(name, text, 1, most)),
+        helps[name],
+        ours=True,
+    )
+
+
+TABLE: Final[tuple[Option[Draft], ...]] = (
+    Option("paths", "A,B", _set_paths, "the paths to take; default: all that are built", ours=True),
+    Option("op", "|".join(OPS), _set_op, "what to do; default read", ours=True),
+    _setter("bs", 1 << 30),
+    _setter("qd", 1 << 16),
+    _setter("count", 1 << 40),
+    Option("vms", "N", _set_vms, "machines at once; 1 for now", ours=True),
+    Option(
+        "json",
+        "FILE",
+        lambda draft, text: setattr(draft, "json", text),
+        "write JSON to FILE; -: to standard output, instead of the tables",
+        ours=True,
+    ),
+    Option(
+        "html",
+        "FILE",
+        lambda draft, text: setattr(draft, "html", text),
+        "write a report that a browser shows",
+        ours=True,
+    ),
+    Option("help", None, lambda draft, _text: setattr(draft, "help", True), "this text", ours=True),
+    Option("h", None, lambda draft, _text: setattr(draft, "help", True), "the same", ours=True),
+)
+
+
+def run(argv: list[str], out: TextIO) -> int:
+    """Compare, print, return the exit status."""
+    draft = parse(argv, TABLE, Draft(), _refuse)
+    if draft.help:
+        out.write(help_text(USAGE, TABLE[:-1], EPILOG))
+        return 0
+    work = Workload(draft.op, draft.bs, draft.qd, draft.count)
+    check(work)
+    _check_writable(draft)
+    paths = draft.paths or [path.name for path in PATHS if not path.missing and path.name in WIRING]
+    runner = Runner()
+    rows = measure_all(paths, work, runner)
+    if runner.signal_number:
+        return 128 + runner.signal_number
+    reasons = {path.name: f"{path.server}: {path.doorbell}" for path in PATHS}
+    comparison = Comparison(work, Host.this(), rows, reasons)
+    _show(comparison, draft, out)
+    for line in comparison.complaints():
+        print(f"emu: compare: {line}", file=sys.stderr)
+    return NOT_AS_BUDGETED if comparison.complaints() else 0
+
+
+def _refuse(_draft: Draft, word: str) -> None:
+    raise ConfigError(f'"{word}": compare takes flags only; --help lists them')
+
+
+def _check_writable(draft: Draft) -> None:
+    """Say so before the work is done, not after. Raises OSError with the file's name."""
+    for name in (draft.json, draft.html):
+        if name is not None and name != "-":
+            with open(name, "a", encoding="utf-8"):  # noqa: PTH123 - pathlib costs 3 ms of start
+                pass
+
+
+def _show(comparison: Comparison, draft: Draft, out: TextIO) -> None:
+    if draft.html is not None:
+        from emu.compare.html import page  # noqa: PLC0415 - only where it is asked for
+
+        with open(draft.html, "w", encoding="utf-8") as file:  # noqa: PTH123 - as above
+            file.write(page(comparison))
+    if draft.json is not None:
+        write_json(draft.json, document(comparison), out)
+    if draft.json != "-":
+        (print_rich if out.isatty() else print_plain)(comparison, out)
+
+
+def measure_all(paths: list[str], work: Workload, runner: "Runner") -> list[Row]:
+    """One row a path, in order; fewer where a signal came. Raises ConfigError."""
+    image = resolve("iobench")
+    if not os.path.exists(image):  # noqa: PTH110 - as above
+        raise ConfigError("the guest image iobench is missing; make images builds it")
+    rows: list[Row] = []
+    with _folder() as folder, _progress(len(paths)) as progress:
+        progress(0, "disk")
+        disk = PatternDisk(os.path.join(folder, "pattern.img"), work)  # noqa: PTH118 - as above
+        for done, path in enumerate(paths):
+            progress(done, path)
+            row = measure(path, work, disk, image, runner)
+            if runner.signal_number:
+                break
+            rows.append(row)
+    return rows
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A place for the disk. Raises ConfigError where there is none."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="emu-compare-")
+    except OSError as error:
+        raise ConfigError(f"no folder for a disk: {error.strerror}; set TMPDIR to one with room") from error
+    with folder as name:
+        yield name
+
+
+class Runner:
+    """Runs machines so that a signal ends them cleanly; then `signal_number` is not 0."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def __call__(self, machine: Machine) -> Outcome:
+        """Run one machine to its end, on this thread."""
+        with Session(MachineConfig(), _Nothing(), None, keys=False) as session:
+            outcome = session.run(machine)
+        self.signal_number = session.signal_number
+        if self.signal_number:
+            print(f"emu: compare: ended by {signal.Signals(self.signal_number).name}", file=sys.stderr)
+        return outcome
+
+
+class _Nothing(Sink):
+    """The console goes another way."""
+
+    def write(self, data: bytes) -> None:
+        """Forget it."""
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+
+@contextlib.contextmanager
+def _progress(steps: int) -> "Iterator[_Progress]":
+    """A bar on standard error, where that is a terminal, gone at the end.
+
+    It moves between the paths only: a thread that drew it would take the interpreter from the guest.
+    """
+    progress = _Progress(steps, sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None)
+    try:
+        yield progress
+    finally:
+        progress.clear()
+
+
+class _Progress:
+    """Call it with the steps done and the name of the next one."""
+
+    def __init__(self, steps: int, out: TextIO | None) -> None:
+        self._steps, self._out = steps, out
+
+    def __call__(self, done: int, name: str) -> None:
+        """Draw."""
+        if self._out is not None:
+            bar = "#" * (20 * done // self._steps)
+            print(f"\r[{bar:<20}] {done}/{self._steps} {name:<16}", end="", file=self._out, flush=True)
+
+    def clear(self) -> None:
+        """Leave an empty line."""
+        if self._out is not None:
+            print("\r\x1b[K", end="", file=self._out, flush=True)

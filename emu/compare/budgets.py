@@ -1,0 +1,223 @@
+"""What a piece of work must cost on each path: formulas, compared with what the ledger counted.
+
+A budget is for the whole run, in events and bytes, so that it is whole numbers: a range (low, high) for each
+field, low = high where the path is deterministic. Where another thread serves the queue, it and the guest
+decide by their speed how many requests share one doorbell or one interrupt; the range is what the protocol
+allows.
+
+One 4 KiB read over IDE PIO costs 2,056 exits: the alternate status once, 6 task file registers (device,
+sector count, three of the address, command), 2,048 words of the data port, the status once. It also costs 2
+writes to interrupt controllers (the end of interrupt of both 8259A), 1 interrupt, 1 system call, and its
+4,096 bytes are copied twice. The same read over virtio costs 1 exit, 1 write to the local APIC, 1 interrupt,
+1 system call and 1 copy.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from emu.compare.workloads import SECTOR, Workload
+
+DRIVE_BUFFER: Final = 128
+"""Sectors that the drive model reads from its medium at once."""
+LBA28_SECTORS, LBA48_SECTORS = 256, 65536
+
+
+class Range(NamedTuple):
+    """From `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def holds(self, value: int) -> bool:
+        """True where `value` is within."""
+        return self.low <= value <= self.high
+
+    @property
+    def exact(self) -> bool:
+        """True where only one value is right."""
+        return self.low == self.high
+
+
+class Counts(NamedTuple):
+    """What a run cost, all requests together. Fields in the order of every report."""
+
+    exits: int
+    light_exits: int
+    irqchip_exits: int
+    interrupts: int
+    handoffs: int
+    bytes_copied: int
+    bytes_dma: int
+    syscalls: int
+
+
+class Budget(NamedTuple):
+    """The ranges of the same fields."""
+
+    exits: Range
+    light_exits: Range
+    irqchip_exits: Range
+    interrupts: Range
+    handoffs: Range
+    bytes_copied: Range
+    bytes_dma: Range
+    syscalls: Range
+
+    def misses(self, counts: Counts) -> list[str]:
+        """The fields that are out of their range."""
+        pairs = zip(Counts._fields, self, counts, strict=True)
+        return [name for name, allowed, count in pairs if not allowed.holds(count)]
+
+
+def exactly(value: int) -> Range:
+    """One value."""
+    return Range(value, value)
+
+
+class AtaTransfer(NamedTuple):
+    """How one request of `sectors` sectors goes over the cable. Source: ATA/ATAPI-6, 9.5 to 9.7."""
+
+    commands: int
+    task: int
+    blocks: int
+    refills: int
+
+    @staticmethod
+    def of(work: Workload) -> "AtaTransfer":
+        """28-bit commands carry 256 sectors and take 6 register writes; 48-bit ones 65,536 and 10."""
+        left, features = work.bs // SECTOR, work.features
+        lba48 = features.lba48 or left > LBA28_SECTORS
+        most = LBA48_SECTORS if lba48 else LBA28_SECTORS
+        commands = blocks = refills = 0
+        while left:
+            sectors = min(left, most)
+            commands += 1
+            blocks += -(-sectors // features.multiple)
+            refills += -(-sectors // DRIVE_BUFFER)
+            left -= sectors
+        return AtaTransfer(commands, 10 if lba48 else 6, blocks, refills)
+
+
+def ide_pio(work: Workload) -> Budget:
+    """IDE by programmed I/O; exact in every field.
+
+    A command: 1 read of the alternate status (not busy), `task` register writes, for a write 1 more read of
+    the alternate status (DRQ). A block of `multiple` sectors: 1 interrupt, 1 read of the status, which takes
+    the interrupt back, 2 ends of interrupt (the 8259A pair). The data: one exit for each 16 (or 32) bits.
+
+    Each byte is copied twice, between medium and the drive's buffer and between buffer and guest. A read
+    fills the buffer with one system call for 64 KiB, a write empties it with one for each block.
+    """
+    one, count = AtaTransfer.of(work), work.count
+    exits = one.commands * (1 + one.task + work.writes) + one.blocks + work.bs * 8 // work.features.pio
+    return Budget(
+        exits=exactly(count * exits),
+        light_exits=exactly(0),
+        irqchip_exits=exactly(count * one.blocks * 2),
+        interrupts=exactly(count * one.blocks),
+        handoffs=exactly(0),
+        bytes_copied=exactly(count * work.bs * 2),
+        bytes_dma=exactly(0),
+        syscalls=exactly(count * (one.blocks if work.writes else one.refills)),
+    )
+
+
+def virtio(work: Workload) -> Budget:
+    """A virtqueue served inside of the guest's doorbell write; exact in every field.
+
+    The device is done with the whole batch before the guest goes on, so the guest always finds all of its
+    requests answered and fills the ring anew: batches of `qd`, and a last one with the rest. A batch costs
+    1 doorbell (an exit), 1 interrupt and its end at the local APIC; a request 1 system call and 1 copy,
+    from the medium straight to the guest's pages or back. EVENT_IDX changes nothing here.
+    """
+    batches = -(-work.count // work.qd)
+    return Budget(
+        exits=exactly(batches),
+        light_exits=exactly(0),
+        irqchip_exits=exactly(batches),
+        interrupts=exactly(batches),
+        handoffs=exactly(0),
+        bytes_copied=exactly(work.count * work.bs),
+        bytes_dma=exactly(0),
+        syscalls=exactly(work.count),
+    )
+
+
+def wish(in_flight: int, event_idx: bool) -> int:
+    """Completions after which the guest wants its interrupt: 1 below 8 in flight, else 3/4 of them and 1."""
+    return in_flight * 3 // 4 + 1 if event_idx and in_flight >= 8 else 1
+
+
+def rounds(work: Workload) -> tuple[int, int]:
+    """The guest's rounds with something to submit after the first, and the rounds without, at the end.
+
+    Each round waits for `wish` completions and submits as many requests anew while there are any.
+    """
+    event_idx = work.features.event_idx
+    left = min(work.qd, work.count)
+    refilling, ending = -(-(work.count - left) // wish(work.qd, event_idx)), 0
+    while left > 0:
+        left -= wish(left, event_idx)
+        ending += 1
+    return refilling, ending
+
+
+def threaded(work: Workload) -> Budget:
+    """A virtqueue behind an ioeventfd, served by another thread: `virtio-iothread` and `vhost` alike.
+
+    No exit at all: the doorbell only signals an event. Lower bounds: the worker sleeps at the begin, so it is
+    rung and woken at least once; a batch has at most `qd` requests and ends with an interrupt that the guest
+    waits for.
+
+    Upper bounds. Depth 1: each request may be rung for and interrupts once. Deeper: the guest rings once for
+    each round's refill. An interrupt that the guest no longer waited for ends the next wait early, so there
+    may be twice as many rounds as needed; but never more interrupts than requests, nor more than one left
+    over from the warm-up. Without EVENT_IDX a completion may interrupt again after the worker's barrier.
+
+    A request is one system call and one copy. Beyond that, each doorbell is a write and a read of its
+    event, each interrupt a wake-up of the halted CPU (a write and a read) or a signal to the running one; and
+    the worker passes a barrier (membarrier) each time it found the ring empty.
+    """
+    count = work.count
+    refilling, ending = rounds(work)
+    spare = int(work.qd > 1)
+    most = count + spare
+    bells = min(count, 1 + (1 + spare) * refilling)
+    interrupts = min(most, (1 + spare) * refilling + ending + spare)
+    if not work.features.event_idx:
+        bells, interrupts = count, 2 * most
+    fewest = -(-count // work.qd)
+    return Budget(
+        exits=exactly(0),
+        light_exits=Range(1, bells),
+        irqchip_exits=Range(fewest, interrupts),
+        interrupts=Range(fewest, interrupts),
+        handoffs=Range(1, bells + interrupts),
+        bytes_copied=exactly(count * work.bs),
+        bytes_dma=exactly(0),
+        syscalls=Range(count + 2, count + 2 * bells + (count + bells) + 2 * interrupts),
+    )
+
+
+BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {
+    "ide-pio": ide_pio,
+    "virtio": virtio,
+    "virtio-iothread": threaded,
+    "vhost": threaded,
+}
+
+
+def budget_of(path: str, work: Workload, watchdog: int = 0) -> Budget:
+    """The budget of one path. `watchdog` is how often the guest's 20-second timer rang in the run.
+
+    Each ring is an interrupt and the end of it; where the CPU was halted, the wake-up is two system calls.
+    """
+    budget = BUDGETS[path](work.on(path))
+    if not watchdog:
+        return budget
+    return budget._replace(
+        irqchip_exits=Range(budget.irqchip_exits.low + watchdog, budget.irqchip_exits.high + watchdog),
+        interrupts=Range(budget.interrupts.low + watchdog, budget.interrupts.high + watchdog),
+        handoffs=Range(budget.handoffs.low, budget.handoffs.high + watchdog),
+        syscalls=Range(budget.syscalls.low, budget.syscalls.high + 2 * watchdog),
+    )
