@@ -40,5 +40,6 @@ clean: ## remove what was built here
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("emu needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@

@@ -92,11 +92,11 @@ def _ring_features(properties: Mapping[str, str]) -> int:
 
 
 def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:
-    properties = disk.properties
+    properties, vcpu = disk.properties, machine.vcpu
     if properties.get("vhost", "off") == "on":
-        return vhost_plane(service, machine.vcpu.fail, disk.name)
+        return vhost_plane(service, vcpu.fail, disk.name, vcpu.forget_stale_code)
     if "iothread" in properties:
-        return iothread_plane(service, machine.vcpu.fail, properties["iothread"])
+        return iothread_plane(service, vcpu.fail, properties["iothread"], vcpu.forget_stale_code)
     return inline_plane(service, machine.post)
 
 

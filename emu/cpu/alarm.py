@@ -44,6 +44,7 @@ class Alarm:
             raise EngineError(f"no timer: {os.strerror(C.get_errno())}")
         self._timer = timer
         self._spec = (C.c_int64 * 4)()
+        self._at_once = (C.c_int64 * 4)(0, _REPEAT_NS, 0, 1)
 
     def arm(self, deadline_ns: int) -> None:
         """Signal once the host's monotonic clock reaches `deadline_ns`."""
@@ -57,8 +58,12 @@ class Alarm:
         self._spec[:] = [0, 0, 0, 0]
         LIBC.timer_settime(self._timer, 0, self._spec, None)
 
+    def insist(self) -> None:
+        """Signal at once, and again until the next `arm` or `disarm`; from any thread."""
+        LIBC.timer_settime(self._timer, _TIMER_ABSTIME, self._at_once, None)
+
     def now(self) -> None:
-        """Signal at once; callable from any thread."""
+        """Signal once, which asks for an INTA cycle; from any thread."""
         LIBC.pthread_sigqueue(C.c_void_p(self._thread), SIGNAL, C.c_void_p(self._value))
 
     def wait(self) -> None:

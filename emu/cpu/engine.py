@@ -71,8 +71,11 @@ class Deadline(Protocol):
     def disarm(self) -> None:
         """No deadline."""
 
+    def insist(self) -> None:
+        """Set it at once, and again until the next `arm` or `disarm`; from any thread."""
+
     def now(self) -> None:
-        """Set it at once; callable from any thread."""
+        """Have an INTA cycle run soon; from any thread."""
 
     def wait(self) -> None:
         """Sleep until the wake-up eventfd is written or the deadline passes."""

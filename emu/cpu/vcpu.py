@@ -12,7 +12,7 @@ from emu.bus.types import InterruptController
 from emu.clock import HostClock
 from emu.cpu.engine import Deadline, Engine
 
-RETRY_S = 0.002
+RETRY_S = 0.05
 
 
 class Stop(enum.Enum):
@@ -34,6 +34,7 @@ class Vcpu:
         self._clock = clock
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._calls: deque[Callable[[], None]] = deque()
+        self._stale: deque[tuple[int, int, threading.Event]] = deque()
         self._stop: Stop | None = None
         self._failure: BaseException | None = None
         self._thread = 0
@@ -66,15 +67,15 @@ class Vcpu:
             self.run_calls()
             while self._stop is None:
                 engine.execute()
-                if self._calls:
-                    self.run_calls()
                 if record.alarm:
                     self._run_timers()
+                if self._calls or self._stale:
+                    self.run_calls()
                 if engine.halted and self._stop is None:
                     self._idle()
         finally:
-            alarm.close()
             self._alarm = None
+            alarm.close()
             self._thread = 0
             self.run_calls()
         if self._failure is not None:
@@ -94,14 +95,14 @@ class Vcpu:
             return
         while not controller.pending():
             record.waiting = 1
-            if not (self._calls or record.alarm or controller.pending()):
+            if not (self._calls or self._stale or record.alarm or controller.pending()):
                 alarm.wait()
                 self.costs.syscalls += 1
             record.waiting = 0
-            if self._calls:
-                self.run_calls()
             if record.alarm:
                 self._run_timers()
+            if self._calls or self._stale:
+                self.run_calls()
             if self._stop is not None:
                 return
         engine.request_interrupt()
@@ -110,7 +111,7 @@ class Vcpu:
         """The engine may deliver an interrupt now: run due timers, then the INTA cycle."""
         if self._record.alarm:
             self._run_timers()
-        if self._calls:
+        if self._calls or self._stale:
             self.engine.stop()
         return self._controller.acknowledge()
 
@@ -143,40 +144,36 @@ class Vcpu:
             self._stop = Stop.REQUESTED
 
     def post(self, call: Callable[[], None]) -> None:
-        """Run `call` on the vCPU thread between two guest instructions, soon.
+        """Run `call` on the vCPU thread between two guest instructions, soon; from any thread, not waiting.
 
-        From another thread this returns once it was made, or at once where the CPU does not run.
+        Where the CPU does not run, it is made when it starts or ends.
         """
+        self._calls.append(call)
         if threading.get_ident() == self._thread:
-            self._calls.append(call)
             self.engine.stop()
-            return
-        done = threading.Event()
+        else:
+            self._insist()
 
-        def made() -> None:
-            try:
-                call()
-            finally:
-                done.set()
-
-        self._calls.append(made)
-        self._nudge()
-        while self._thread and not done.wait(RETRY_S):
-            self._nudge()
-
-    def _nudge(self) -> None:
-        """Bring the vCPU thread to look at its calls; may be lost just before the engine starts."""
+    def _insist(self) -> None:
+        """Bring the vCPU thread to look at what was posted, however long that takes it."""
         alarm = self._alarm
         if alarm is not None:
-            alarm.now()
-            self.engine.stop()
+            alarm.insist()
             if self._record.waiting:
                 os.eventfd_write(self._wake_fd, 1)
 
     def run_calls(self) -> None:
-        """Make the calls that other threads posted; for code on the vCPU thread that waits for one."""
+        """Make the calls that were posted."""
+        self.forget_stale_code()
         while self._calls:
             self._calls.popleft()()
+
+    def forget_stale_code(self) -> None:
+        """Do what a data plane's thread waits for; who waits here for such a thread calls it meanwhile."""
+        while self._stale:
+            gpa, length, done = self._stale.popleft()
+            self.engine.forget_code(gpa, length)
+            done.set()
 
     # ---- pins --------------------------------------------------------------------------------------
 
@@ -215,11 +212,11 @@ class Vcpu:
         self.engine.stop()
 
     def fail(self, error: BaseException) -> None:
-        """Something of ours raised inside the engine: end `run` with it."""
+        """Something of ours raised inside the engine, or on a thread of ours: end `run` with it."""
         if self._failure is None:
             self._failure = error
             self._stop = Stop.REQUESTED
-        self.engine.stop()
+        self.post(_nobody)  # leave the engine
 
     def memory_written(self, gpa: int, length: int) -> None:
         """`GuestMemory.on_written`: translated code must go before the guest learns of the data."""
@@ -228,7 +225,11 @@ class Vcpu:
             if threading.get_ident() == self._thread or not self._thread:
                 engine.forget_code(gpa, length)
             else:
-                self.post(lambda: engine.forget_code(gpa, length))
+                done = threading.Event()
+                self._stale.append((gpa, length, done))
+                self._insist()
+                while self._thread and not done.wait(RETRY_S):
+                    pass
 
 
 def _nobody() -> None:

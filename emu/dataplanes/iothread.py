@@ -21,8 +21,10 @@ class IoThread:
     irqfd = False
     barrier = True
 
-    def __init__(self, name: str, fail: Callable[[BaseException], None]) -> None:
-        self._worker = Worker(name, fail)
+    def __init__(
+        self, name: str, fail: Callable[[BaseException], None], relax: Callable[[], None] | None = None
+    ) -> None:
+        self._worker = Worker(name, fail, relax)
 
     @property
     def costs(self) -> Costs:
@@ -39,7 +41,13 @@ class IoThread:
 
 
 def iothread_plane(
-    service: Service, fail: Callable[[BaseException], None], name: str = "iothread"
+    service: Service,
+    fail: Callable[[BaseException], None],
+    name: str = "iothread",
+    relax: Callable[[], None] | None = None,
 ) -> LocalPlane:
-    """A data plane in the VMM's thread `name`. Raises ConfigError where the host has no membarrier."""
-    return LocalPlane(service, IoThread(name, fail))
+    """A data plane in the VMM's thread `name`. `relax`: see `Worker`.
+
+    Raises ConfigError where the host has no membarrier.
+    """
+    return LocalPlane(service, IoThread(name, fail, relax))

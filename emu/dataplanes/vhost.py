@@ -21,8 +21,10 @@ class VhostWorker:
     irqfd = True
     barrier = True
 
-    def __init__(self, owner: str, fail: Callable[[BaseException], None]) -> None:
-        self._worker = Worker(f"vhost-{owner}", fail)
+    def __init__(
+        self, owner: str, fail: Callable[[BaseException], None], relax: Callable[[], None] | None = None
+    ) -> None:
+        self._worker = Worker(f"vhost-{owner}", fail, relax)
 
     @property
     def costs(self) -> Costs:
@@ -38,6 +40,14 @@ class VhostWorker:
         self._worker.stop()
 
 
-def vhost_plane(service: Service, fail: Callable[[BaseException], None], owner: str = "emu") -> LocalPlane:
-    """A data plane in the kernel's worker. Raises ConfigError where the host has no membarrier."""
-    return LocalPlane(service, VhostWorker(owner, fail))
+def vhost_plane(
+    service: Service,
+    fail: Callable[[BaseException], None],
+    owner: str = "emu",
+    relax: Callable[[], None] | None = None,
+) -> LocalPlane:
+    """A data plane in the kernel's worker. `relax`: see `Worker`.
+
+    Raises ConfigError where the host has no membarrier.
+    """
+    return LocalPlane(service, VhostWorker(owner, fail, relax))

@@ -9,6 +9,7 @@ from emu.bus.costs import Costs
 from emu.dataplanes.runner import QueueRunner
 from emu.errors import DriverError
 
+RELAX_S: Final = 0.001
 LOOKS: Final = 8
 """Looks at one ring before the other rings, and the wish to stop, are looked at."""
 
@@ -16,11 +17,14 @@ LOOKS: Final = 8
 class Worker:
     """One thread for all queues of one device. Started and stopped from the vCPU thread.
 
-    `fail` is told, on this thread, of any error that is ours.
+    `fail` is told, on this thread, of any error that is ours. `relax` is called while `stop` waits: the
+    request in hand may itself need something of the vCPU thread.
     """
 
-    def __init__(self, name: str, fail: Callable[[BaseException], None]) -> None:
-        self._name, self._fail = name, fail
+    def __init__(
+        self, name: str, fail: Callable[[BaseException], None], relax: Callable[[], None] | None = None
+    ) -> None:
+        self._name, self._fail, self._relax = name, fail, relax
         self._runners: list[QueueRunner] = []
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -41,6 +45,9 @@ class Worker:
             return
         self._stopping = True
         self._runners[0].kick.write()
+        while self._relax is not None and thread.is_alive():
+            thread.join(RELAX_S)
+            self._relax()
         thread.join()
 
     def _main(self) -> None:

@@ -71,21 +71,30 @@ def test_a_wrong_byte_on_the_medium_is_found_by_the_guest(disk: Path) -> None:
 def test_a_queue_moves_between_planes_while_the_guest_runs(disk: Path) -> None:
     board, output = lab.build("iobench", "op=randread qd=16 count=20000", virtio=disk)
     machine, device = board.machine, board.virtio_disks[0]
+    vcpu = machine.vcpu
     service = device.plane.service
     planes = itertools.cycle(
         [
-            lambda: vhost_plane(service, machine.vcpu.fail),
-            lambda: iothread_plane(service, machine.vcpu.fail),
+            lambda: vhost_plane(service, vcpu.fail, "emu", vcpu.forget_stale_code),
+            lambda: iothread_plane(service, vcpu.fail, "io0", vcpu.forget_stale_code),
             lambda: inline_plane(service, machine.post),
         ]
     )
     moves = [0]
 
     def mover() -> None:
-        while not output.endswith(b"done\n") and machine.alive:
+        moved = threading.Event()
+
+        def move() -> None:
             if device.running:
-                machine.post(lambda: device.move_to(next(planes)()))
+                device.move_to(next(planes)())
                 moves[0] += 1
+            moved.set()
+
+        while not output.endswith(b"done\n") and machine.alive:
+            machine.post(move)
+            moved.wait(1)
+            moved.clear()
 
     thread = threading.Thread(target=mover)
     thread.start()

@@ -216,8 +216,9 @@ void doorbell_write(void *uc, u64 offset, u32 size, u64 value, struct doorbells 
     user->python(uc, offset, size, value, user);
 }
 
-/* ---- the deadline's signal: on the vCPU's own thread, sival_ptr = its machine ---------------------- */
-struct siginfo { u32 signo, error, code, pad, timer, overrun; struct machine *machine; };
+/* ---- the deadline, or another thread's poke: on the vCPU's own thread, sival_ptr = its machine ---------------------- */
+struct siginfo { int signo, error, code, pad, timer, overrun; struct machine *machine; };
+enum { SI_TIMER = -2 };
 
 void on_alarm(int signal, struct siginfo *info, void *context)
 {
@@ -226,14 +227,17 @@ void on_alarm(int signal, struct siginfo *info, void *context)
     (void)signal, (void)context;
     if (!machine || !machine->cpu)
         return;
-    machine->alarm = 1;
     FIELD(u32, machine->cpu, CPU_INTERRUPT_REQUEST) |= HARD;
     FIELD(u16, FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
+    if (info->code == SI_TIMER) {
+        machine->alarm = 1;
+        if (!machine->waiting && !(FIELD(u64, FIELD(void *, machine->cpu, CPU_ENV), ENV_EFLAGS) & IF))
+            table.emu_stop(machine->uc);                    /* no INTR exit comes: leave to run the timers */
+    }
     if (machine->waiting)
         write_one(machine->wake_fd, &machine->one);
-    else if (!(FIELD(u64, FIELD(void *, machine->cpu, CPU_ENV), ENV_EFLAGS) & IF))
-        table.emu_stop(machine->uc);                        /* no INTR exit comes: leave to run the timers */
 }
+
 /* ---- called from Python ---------------------------------------------------------------------------- */
 u64 host_tsc(void)
 {
