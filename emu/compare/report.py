@@ -2,6 +2,7 @@
 
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Final, NamedTuple, TextIO
@@ -22,10 +23,11 @@ MEANINGS: Final = (
     ("dma", "bytes that hardware moved by itself"),
     ("syscalls", "host system calls on the data path"),
 )
-COUNTS_HEAD: Final = "Counts, per request: exact, and the same on any machine"
+COUNTS_HEAD: Final = "Counts, per request: exact"
 COUNTS_NOTE: Final = (
-    "budget: what the path must cost. Where another thread serves the queue it is a range, "
-    "since requests may share a doorbell or an interrupt."
+    "equal: to the event what the path must cost, the same on any machine. "
+    "within: another thread serves the queue, and how many requests share a doorbell or an interrupt "
+    "differs from run to run, within the budget."
 )
 
 
@@ -76,7 +78,8 @@ class Comparison(NamedTuple):
     def title(self) -> str:
         """The work in words."""
         work = self.work
-        return f"{work.op}, {work.count:,} requests of {work.bs:,} bytes, {work.qd} in flight"
+        requests = "1 request" if work.count == 1 else f"{work.count:,} requests"
+        return f"{work.op}, {requests} of {work.bs:,} bytes, {work.qd} in flight"
 
     def complaints(self) -> list[str]:
         """One line for each row that is not verified or misses its budget."""
@@ -191,8 +194,8 @@ def print_plain(comparison: Comparison, out: TextIO) -> None:
     counts = [COUNTS_COLUMNS, *(counts_cells(row) for row in comparison.rows)]
     times = [TIMES_COLUMNS, *(times_cells(row) for row in comparison.rows)]
     width = max(len(row.path) for row in comparison.rows)
-    lines = [comparison.title(), "", COUNTS_HEAD, *_aligned(counts), "", times_head(comparison.host)]
-    lines += [*_aligned(times), "", "Why"]
+    lines = [comparison.title(), "", COUNTS_HEAD, *_aligned(counts), *textwrap.wrap(COUNTS_NOTE, 100), ""]
+    lines += [times_head(comparison.host), *_aligned(times), "", "Why"]
     lines += [f"{row.path:<{width}}  {comparison.reasons[row.path]}" for row in comparison.rows]
     print(*lines, sep="\n", file=out)
 

@@ -1,0 +1,337 @@
+"""The expected counts, the patterned disk and the reading of the guest's result, without a machine."""
+
+import json
+import resource
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from emu.compare.budgets import BUDGETS, AtaTransfer, Budget, Counts, Range, budget_of, rounds, wish
+from emu.compare.html import page
+from emu.compare.measure import Row, find_problem, read_output
+from emu.compare.report import Comparison, Host, document, print_plain, print_rich, shown_count
+from emu.compare.workloads import Features, PatternDisk, Workload, check, pattern, random_blocks
+from emu.config import Outcome, OutcomeKind
+from emu.errors import ConfigError
+
+DONE = Outcome(OutcomeKind.DEBUG_EXIT, 0x10)
+READ_4K = Workload("read", 4096, 1, 1000)
+RESULT = (
+    "iobench: result op=read bs=4096 qd=1 count=2 errors=0 checksum=0x1 bytes=8192 elapsed_ns=1000 "
+    "p50_ns=400 p99_ns=500 iops=2000 interrupts=2 notifies=2 watchdog=0\n"
+)
+
+
+def totals(budget: Budget) -> Counts:
+    assert all(allowed.exact for allowed in budget)
+    return Counts(*(allowed.low for allowed in budget))
+
+
+# ---- IDE ------------------------------------------------------------------------------------------
+
+
+def test_one_4_kib_read_over_ide() -> None:
+    assert totals(budget_of("ide-pio", Workload("read", 4096, 1, 1))) == Counts(
+        exits=1 + 6 + 2048 + 1,
+        light_exits=0,
+        irqchip_exits=2,
+        interrupts=1,
+        handoffs=0,
+        bytes_copied=2 * 4096,
+        bytes_dma=0,
+        syscalls=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "bs", "accesses"),
+    [("read", 4096, 2058), ("write", 4096, 2059), ("read", 65536, 32799), ("read", 1 << 20, 524683)],
+)
+def test_ide_accesses_are_those_that_the_guest_documents(op: str, bs: int, accesses: int) -> None:
+    budget = budget_of("ide-pio", Workload(op, bs, 1, 1))
+    assert budget.exits.low + budget.irqchip_exits.low == accesses
+
+
+def test_ide_has_one_request_in_flight_at_any_depth() -> None:
+    assert budget_of("ide-pio", READ_4K) == budget_of("ide-pio", Workload("read", 4096, 32, 1000))
+
+
+@pytest.mark.parametrize(
+    ("features", "transfer"),
+    [
+        (Features(), AtaTransfer(commands=1, task=6, blocks=1, refills=1)),
+        (Features(multiple=1), AtaTransfer(commands=1, task=6, blocks=8, refills=1)),
+        (Features(lba48=True), AtaTransfer(commands=1, task=10, blocks=1, refills=1)),
+    ],
+)
+def test_ide_transfers_of_4_kib(features: Features, transfer: AtaTransfer) -> None:
+    assert AtaTransfer.of(Workload("read", 4096, 1, 1, features)) == transfer
+
+
+def test_a_request_of_more_than_256_sectors_takes_48_bit_commands() -> None:
+    assert AtaTransfer.of(Workload("read", 256 * 512, 1, 1)) == AtaTransfer(1, 6, 16, 2)
+    assert AtaTransfer.of(Workload("read", 257 * 512, 1, 1)) == AtaTransfer(1, 10, 17, 3)
+    assert AtaTransfer.of(Workload("read", 65537 * 512, 1, 1)).commands == 2
+
+
+def test_a_wider_data_port_halves_the_words() -> None:
+    narrow = budget_of("ide-pio", Workload("read", 4096, 1, 1)).exits.low
+    wide = budget_of("ide-pio", Workload("read", 4096, 1, 1, Features(pio=32))).exits.low
+    assert narrow - wide == 1024
+
+
+# ---- virtio ---------------------------------------------------------------------------------------
+
+
+def test_one_4_kib_read_over_virtio() -> None:
+    assert totals(budget_of("virtio", Workload("read", 4096, 1, 1))) == Counts(1, 0, 1, 1, 0, 4096, 0, 1)
+
+
+@pytest.mark.parametrize(("qd", "count", "batches"), [(32, 5000, 157), (32, 32, 1), (32, 33, 2), (256, 1, 1)])
+def test_an_inline_queue_is_rung_once_for_each_full_ring(qd: int, count: int, batches: int) -> None:
+    budget = budget_of("virtio", Workload("write", 512, qd, count))
+    assert totals(budget)[:4] == (batches, 0, batches, batches)
+    assert budget.syscalls == (count, count)
+
+
+@pytest.mark.parametrize(("in_flight", "completions"), [(1, 1), (7, 1), (8, 7), (32, 25), (256, 193)])
+def test_the_guest_waits_for_three_quarters_of_a_deep_queue(in_flight: int, completions: int) -> None:
+    assert wish(in_flight, event_idx=True) == completions
+    assert wish(in_flight, event_idx=False) == 1
+
+
+def test_rounds_of_a_deep_queue() -> None:
+    # 32 at first, 8 rounds of 25 submit the other 200; the end: 25, then 7 one by one
+    assert rounds(Workload("read", 4096, 32, 232)) == (8, 8)
+
+
+@pytest.mark.parametrize("path", ["virtio-iothread", "vhost"])
+def test_a_threaded_queue_has_no_exit_and_at_most_one_doorbell_a_request(path: str) -> None:
+    budget = budget_of(path, READ_4K)
+    assert budget.exits == (0, 0)
+    assert budget.light_exits == (1, 1000)
+    assert budget.interrupts == budget.irqchip_exits == (1000, 1000)
+    assert budget.bytes_copied == (4096_000, 4096_000)
+
+
+def test_the_event_index_keeps_doorbells_rare_at_depth_32() -> None:
+    work = Workload("read", 4096, 32, 5000)
+    assert budget_of("vhost", work).light_exits.high / work.count < 0.1
+
+
+@pytest.mark.parametrize("path", sorted(BUDGETS))
+@pytest.mark.parametrize("qd", [1, 2, 8, 32, 256])
+@pytest.mark.parametrize("count", [1, 7, 300])
+@pytest.mark.parametrize("event_idx", [True, False])
+def test_every_range_is_one(path: str, qd: int, count: int, event_idx: bool) -> None:
+    budget = budget_of(path, Workload("read", 512, qd, count, Features(event_idx=event_idx)))
+    assert all(0 <= allowed.low <= allowed.high for allowed in budget)
+
+
+def test_the_watchdog_of_a_long_run_is_allowed_for() -> None:
+    budget, longer = (budget_of("virtio", READ_4K, watchdog) for watchdog in (0, 3))
+    assert longer.interrupts == Range(budget.interrupts.low + 3, budget.interrupts.high + 3)
+    assert longer.exits == budget.exits
+
+
+def test_a_miss_is_named() -> None:
+    budget = budget_of("virtio", Workload("read", 4096, 1, 10))
+    counts = totals(budget)
+    assert budget.misses(counts) == []
+    assert budget.misses(counts._replace(exits=11, syscalls=9)) == ["exits", "syscalls"]
+
+
+# ---- the work -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("work", "text"),
+    [
+        (Workload("erase", 4096, 1, 1), "read, write, randread"),
+        (Workload("read", 1000, 1, 1), "multiple of 512 bytes, a sector; try 1024"),
+        (Workload("read", 4096, 257, 1), "1 to 256 are possible"),
+        (Workload("read", 4096, 1, 0), "count 0"),
+        (Workload("read", 1 << 20, 97, 1), "qd may be 96"),
+        (Workload("read", 1 << 30, 1, 1), "96 MiB of guest memory"),
+    ],
+)
+def test_impossible_work_is_refused_in_one_line(work: Workload, text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as caught:
+        check(work)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_pattern_is_that_of_the_guest() -> None:
+    assert list(pattern(2, 0)) == [
+        0x9E3779B97F4A7C15 ^ 0xE5C0DE5EEDF00D11,
+        0x3C6EF372FE94F82A ^ 0xE5C0DE5EEDF00D11,
+    ]
+    step = 0xD1B54A32D192ED03
+    assert [new ^ old for new, old in zip(pattern(3, 2), pattern(3, 0), strict=True)] == [
+        2 * step & (1 << 64) - 1
+    ] * 3
+
+
+def test_random_blocks_stay_on_the_disk() -> None:
+    found = random_blocks(1000, 7)
+    assert found.total() == 1000
+    assert set(found) == set(range(7))
+
+
+def test_a_disk_that_was_not_written_right_is_found_out(tmp_path: Path) -> None:
+    work = Workload("write", 512, 1, 3)
+    disk = PatternDisk(str(tmp_path / "disk"), work)
+    assert disk.wrong_byte() is None
+    generation = disk.next_generation()
+    assert disk.wrong_byte() == 0
+    with (tmp_path / "disk").open("r+b") as file:
+        file.write(pattern(3 * 64, generation).tobytes())
+    assert disk.wrong_byte() is None
+    with (tmp_path / "disk").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0\1\2")
+    assert disk.wrong_byte() in (5000, 5001)
+
+
+def test_a_disk_that_lost_its_end_is_found_out(tmp_path: Path) -> None:
+    disk = PatternDisk(str(tmp_path / "disk"), READ_4K)
+    with (tmp_path / "disk").open("r+b") as file:
+        file.truncate(disk.size - 512)
+    assert disk.wrong_byte() == disk.size - 512
+
+
+def test_no_room_for_the_disk_is_one_line(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        with pytest.raises(ConfigError, match="for a disk of 4000 KiB; set TMPDIR"):
+            PatternDisk(str(tmp_path / "disk"), READ_4K)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("count", [3, 256, 300, 2048 + 5])
+def test_the_checksum_goes_round_the_disk_as_the_guest_does(count: int, tmp_path: Path) -> None:
+    work = Workload("read", 512, 1, count)
+    disk = PatternDisk(str(tmp_path / "disk"), work)
+    words = pattern(disk.size // 8, 0)
+    each = sum(sum(words[i % work.blocks * 64 : (i % work.blocks + 1) * 64]) for i in range(count))
+    assert disk.checksum() == each % (1 << 64)
+
+
+# ---- the guest's word -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "problem"),
+    [
+        (RESULT + "iobench: done\n", DONE, ""),
+        (
+            "",
+            Outcome(OutcomeKind.HALTED),
+            "0 results and ended by halted with interrupts off, it printed nothing",
+        ),
+        (RESULT * 2 + "iobench: done\n", DONE, "2 results"),
+        (RESULT, DONE, "went on after its result"),
+        (RESULT.replace("errors=0", "errors=-1") + "iobench: done\n", DONE, "not a result as iobench prints"),
+        (RESULT.replace("qd=1", "qd=1 qd=1") + "iobench: done\n", DONE, "not a result as iobench prints"),
+        (RESULT + "iobench: done\n", Outcome(OutcomeKind.DEBUG_EXIT, 0x11), "isa-debug-exit with 0x11"),
+        ("iobench: fail what=timeout completed=12\n", DONE, 'ended with "fail what=timeout completed=12"'),
+        ("panic: vector=14 error=0x0 rip=0x1 cr2=0x0\n", DONE, 'ended with "panic: vector=14'),
+        (
+            "iobench: error request=3 offset=1\n"
+            + RESULT.replace("errors=0", "errors=1")
+            + "iobench: done\n",
+            DONE,
+            "1 requests with wrong data: request=3",
+        ),
+    ],
+)
+def test_the_guests_output_is_read_strictly(text: str, outcome: Outcome, problem: str) -> None:
+    found = read_output(text, outcome)[1]
+    assert (found == "") == (problem == "")
+    assert problem in found
+
+
+def test_a_result_of_other_work_or_another_sum_is_a_problem(tmp_path: Path) -> None:
+    work = Workload("read", 4096, 1, 2)
+    disk = PatternDisk(str(tmp_path / "disk"), work)
+
+    def problem(text: str) -> str:
+        result = read_output(text + "iobench: done\n", DONE)[0]
+        assert result is not None
+        return find_problem(work, result, disk)
+
+    assert problem(RESULT.replace("count=2", "count=1")) == "the guest did other work: op=read count=1"
+    assert "checksum is 0x1" in problem(RESULT)
+    assert problem(RESULT.replace("checksum=0x1", f"checksum={disk.checksum():#x}")) == ""
+
+
+# ---- the report -----------------------------------------------------------------------------------
+
+
+def comparison() -> Comparison:
+    good, bad = budget_of("virtio", READ_4K), budget_of("ide-pio", READ_4K)
+    rows = (
+        Row("virtio", READ_4K, "", totals(good), good, 4000, 9000, 5_000_000),
+        Row("ide-pio", READ_4K, "", totals(bad)._replace(syscalls=1001), bad, 9, 9, 1_000_000),
+        Row("vhost", READ_4K, "byte 7 <is> wrong", Counts(*[0] * 8), budget_of("vhost", READ_4K), 0, 0, 0),
+    )
+    host = Host("A CPU", 2, "Linux 6", "3.11", "2.1.4")
+    return Comparison(READ_4K, host, rows, {"virtio": "inline", "ide-pio": "words", "vhost": "a & b"})
+
+
+def test_a_row_that_misses_its_budget_or_is_not_verified_is_named() -> None:
+    assert comparison().complaints() == [
+        "ide-pio: syscalls 1,001 in 1,000 requests; budget 1,000",
+        "vhost: not verified: byte 7 <is> wrong",
+    ]
+
+
+def test_the_json_has_the_agreed_shape() -> None:
+    made = json.loads(json.dumps(document(comparison())))
+    assert made["schema"] == 1
+    assert made["workload"] == {"op": "read", "bs": 4096, "qd": 1, "count": 1000}
+    first, _, last = made["paths"]
+    assert (first["path"], first["requests"], first["verified"]) == ("virtio", 1000, True)
+    assert first["per_request"] == {
+        "exits": 1.0,
+        "light_exits": 0.0,
+        "irqchip_exits": 1.0,
+        "interrupts": 1.0,
+        "handoffs": 0.0,
+        "bytes_copied": 4096.0,
+        "bytes_dma": 0.0,
+        "syscalls": 1.0,
+    }
+    assert first["latency_ns"] == {"p50": 4000, "p99": 9000}
+    assert first["throughput"] == {"iops": 200_000.0, "bytes_per_s": 200_000.0 * 4096}
+    assert (last["verified"], last["throughput"]["iops"]) == (False, 0.0)
+
+
+@pytest.mark.parametrize("printer", [print_plain, print_rich])
+def test_the_tables_show_counts_and_times_apart(printer: object) -> None:
+    out = StringIO()
+    assert callable(printer)
+    printer(comparison(), out)
+    shown = out.getvalue()
+    assert shown.index("Counts") < shown.index("Times of this machine") < shown.index("Why")
+    assert "A CPU" in shown
+
+
+def test_the_html_page_stands_alone() -> None:
+    text = page(comparison())
+    assert "a &amp; b" in text
+    assert "byte 7 &lt;is&gt; wrong" in text
+    assert "prefers-color-scheme: dark" in text
+    assert not any(word in text for word in ("http", "<script", "<link", "<img", "@import", "url("))
+    assert len(text) < 16384
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(2056.0, "2,056"), (0.0, "0"), (0.0314, "0.0314"), (0.35, "0.35"), (4096.5, "4,096.5")],
+)
+def test_counts_are_shown_as_short_as_they_are_exact(value: float, shown: str) -> None:
+    assert shown_count(value) == shown
