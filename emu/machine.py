@@ -16,8 +16,8 @@ from emu.bus.window import FaultLog
 from emu.clock import HostClock
 from emu.config import EngineChoice, Outcome, OutcomeKind
 from emu.cpu import cpuid, msr
+from emu.cpu.choice import make_engine
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
-from emu.cpu.fast import FastEngine
 from emu.cpu.state import StartState
 from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
 
@@ -133,9 +133,9 @@ class Machine:
             triple_fault=self.vcpu.shut_down,
             fail=self.vcpu.fail,
         )
-        self.engine = FastEngine(ram, hooks, self.vcpu.wake_fd)
+        self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
         self.vcpu.attach(self.engine, apic)
-        self.memory.on_written = self.vcpu.memory_written
+        self.memory.on_written = self.engine.make_written(self.vcpu.memory_written)
         self._since = (self.engine.host_tsc(), time.monotonic_ns())
         self._tsc_offset = -self._since[0]
         self.engine.set_tsc_offset(self._tsc_offset)

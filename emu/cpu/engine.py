@@ -84,6 +84,19 @@ class Deadline(Protocol):
         """No more signals."""
 
 
+class Ioeventfds(Protocol):
+    """Stores to guest-physical addresses that only signal an eventfd."""
+
+    def add(self, gpa: int, fd: int) -> bool:
+        """Let stores at `gpa` end at eventfd `fd`; False where there is no room."""
+
+    def remove(self, gpa: int) -> int:
+        """Take one away; returns how often it rang."""
+
+    def count(self, gpa: int) -> int:
+        """How often the bell at `gpa` rang."""
+
+
 class Engine(Protocol):
     """One CPU that executes guest instructions. Owned by the vCPU thread but for `stop`."""
 
@@ -130,6 +143,9 @@ class Engine(Protocol):
     def holds_code(self, gpa: int, length: int) -> bool:
         """The range may hold translated code; any thread."""
 
+    def make_written(self, stale: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """What hears of each write to RAM by a device; calls `stale` where translated code may be hit."""
+
     def forget_code(self, gpa: int, length: int) -> None:
         """Drop what was translated from the range; the vCPU stands still or this is its thread."""
 
@@ -138,6 +154,9 @@ class Engine(Protocol):
 
     def mmio_rip(self) -> int:
         """The same inside an MMIO callback."""
+
+    def doorbells_of(self, gpa: int) -> Ioeventfds | None:
+        """The ioeventfds of the area that `gpa` lies in."""
 
     def registers(self) -> dict[str, int]:
         """General and control registers by name, for reports."""

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("emu.dataplanes.local", "kernel"): "a worker asks the kernel's role for a barrier before it sleeps",
+    ("emu.testing.cpu_lab", "cpu"): "it is a CPU for tests of the CPU",
     ("emu.testing.guest_elf", "boot"): "it builds files for the loaders, with their constants",
 }
 """(importing module, imported layer) -> why this one sideways import is right."""
