@@ -63,7 +63,8 @@ class Lapic:
     __slots__ = (
         "_base", "_clock", "_cpu", "_deadline_ns", "_deliverable", "_dfr", "_divide", "_errors", "_esr",
         "_ext_int", "_ext_requested", "_icr_high", "_icr_low", "_id", "_initial", "_irr", "_isr", "_ldr",
-        "_lint0_level", "_lock", "_lvt", "_nmi_requested", "_owner", "_pic_accepted", "_ppr", "_readers",
+        "_lint0_level", "_lock", "_lvt", "_nmi_requested",
+        "_own_address", "_owner", "_pic_accepted", "_ppr", "_readers",
         "_reset_id", "_svr", "_timer", "_timer_hz", "_tmr", "_tpr", "_writers", "on_eoi", "size",
     )  # fmt: skip
     _irr: int
@@ -159,7 +160,7 @@ class Lapic:
                 self._isr |= bit
                 self._ppr = vector & 0xF0  # it was above PPR, so it now sets it
                 self._deliverable = -1  # what is left is not above it
-            if self._pic_accepted and self._ext_int.pending():
+            if self._lint0_level and self._pic_accepted:
                 self._cpu.poke()  # INTR is still high
             return vector
         if self._pic_accepted or self._ext_requested:
@@ -169,6 +170,9 @@ class Lapic:
 
     def send(self, address: int, data: int) -> None:
         """Take a message (11.11); from any thread. Others' and malformed messages are dropped."""
+        if address == self._own_address and FIRST_VECTOR <= data <= 0xFF:  # fixed, edge, to this APIC
+            self._accept_edge(data)
+            return
         if address >> 20 != 0xFEE or not self._base & BASE_ENABLE:
             return
         if self._is_for_us(address >> 12 & 0xFF, bool(address & 0x4)):
@@ -276,11 +280,14 @@ class Lapic:
             if vector < 0:
                 return
             self._isr ^= 1 << vector
-            self._evaluate()
             level = self._tmr >> vector & 1
+            if self._irr or self._isr:
+                self._evaluate()
+            else:
+                self._ppr, self._deliverable = self._tpr, -1
         if level:
             self.on_eoi(vector)
-        if self.pending():
+        if self._deliverable >= 0:
             self._cpu.poke()
 
     def _isr_word(self, shift: int) -> int:
@@ -321,19 +328,29 @@ class Lapic:
     def _accept(self, vector: int, level: bool) -> None:
         if vector < FIRST_VECTOR:
             self._raise_error(ESR_RECEIVE_ILLEGAL)
-            return
-        if not self._svr & SVR_ENABLED:
-            return
+        elif self._svr & SVR_ENABLED:
+            if level:
+                with self._lock:
+                    self._tmr |= 1 << vector
+            self._accept_edge(vector, level)
+
+    def _accept_edge(self, vector: int, level: bool = False) -> None:
+        """The hot path of every interrupt: `vector` is good and this APIC is on."""
         bit = 1 << vector
         with self._lock:
             if self._irr & bit:
                 return  # one request a vector is kept; the CPU knows of it
             self._irr |= bit
-            self._tmr = self._tmr | bit if level else self._tmr & ~bit
-            self._evaluate()
-            wanted = self._deliverable >= 0
-        if wanted:
-            self._poke()
+            if self._tmr & bit and not level:
+                self._tmr ^= bit
+            if vector > self._deliverable and vector >> 4 > self._ppr >> 4:
+                self._deliverable = vector
+            elif self._deliverable < 0:
+                return
+        if get_ident() == self._owner:
+            self._cpu.poke()
+        else:
+            self._cpu.poke_from_outside()
 
     def _poke(self) -> None:
         if get_ident() == self._owner:
@@ -364,6 +381,12 @@ class Lapic:
 
     def _write_id(self, value: int) -> None:
         self._id = value >> 24
+        self._find_own_address()
+
+    def _find_own_address(self) -> None:
+        """Where a plain message to this APIC goes; nowhere while it is off."""
+        on = self._base & BASE_ENABLE and self._svr & SVR_ENABLED
+        self._own_address = DEFAULT_BASE | self._id << 12 if on else -1
 
     def _write_ldr(self, value: int) -> None:
         self._ldr = value >> 24
@@ -415,6 +438,7 @@ class Lapic:
         lvt = self._lvt[LVT_LINT0]
         through = not lvt & LVT_MASKED and lvt >> 8 & 7 == EXTINT
         self._pic_accepted = through or not self._base & BASE_ENABLE
+        self._find_own_address()
         if self._pic_accepted and self._lint0_level:
             self._cpu.poke()
 

@@ -64,7 +64,7 @@ class Disk(Protocol):
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
     """The drain loop of one queue; see `emu.devices.virtio.types.Drain`."""
     avail, used, used_ring = queue.avail, queue.used, queue.used_ring
-    size, mask, report = queue.size, queue.mask, queue.memory.written
+    size, mask, report = queue.size, queue.mask, queue.memory.on_written
     readv, writev, flush = disk.backend.readv, disk.backend.writev, disk.backend.flush
     ram = _low_ram(queue)
     parse = _parser(queue, disk, ram)
