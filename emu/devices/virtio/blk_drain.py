@@ -64,7 +64,7 @@ class Disk(Protocol):
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
     """The drain loop of one queue; see `emu.devices.virtio.types.Drain`."""
     avail, used, used_ring = queue.avail, queue.used, queue.used_ring
-    size, mask, report = queue.size, queue.mask, queue.memory.on_written
+    size, mask, memory = queue.size, queue.mask, queue.memory
     readv, writev, flush = disk.backend.readv, disk.backend.writev, disk.backend.flush
     ram = _low_ram(queue)
     parse = _parser(queue, disk, ram)
@@ -74,7 +74,7 @@ def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
         served = (avail[AVAIL_IDX] - last) & 0xFFFF
         if served > size:
             queue.waiting()  # raises, with the figures
-        served = min(served, limit)
+        served, report = min(served, limit), memory.on_written
         for _ in range(served):
             head = avail[AVAIL_RING + (last & mask)]
             found = parse(head)
