@@ -1,9 +1,11 @@
 """One machine: RAM, buses, CPU, ledger and what ends a run. A board (`emu.boards`) puts the chips in."""
 
+import contextlib
 import ctypes
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from emu.bus.ledger import ExitLedger, Row
@@ -20,6 +22,8 @@ from emu.cpu.choice import make_engine
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
 from emu.cpu.state import StartState
 from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
+
+SWITCH_INTERVAL_S = 1e-4
 
 if TYPE_CHECKING:
     from emu.cpu.symbols import Symbols
@@ -168,7 +172,7 @@ class Machine:
 
     def run(self) -> Outcome:
         """Run the guest to its end, on the calling thread. Raises what a chip of ours raised."""
-        with self._running:
+        with self._running, _short_switches():
             self._apic.bind_thread()
             self.engine.start_at(self.boot())
             while self._outcome is None:
@@ -252,6 +256,17 @@ class Machine:
         if closers:
             self.vcpu.close()
             self.memory.close()
+
+
+@contextlib.contextmanager
+def _short_switches() -> Iterator[None]:
+    """An exit that meets a busy thread waits this long for the GIL; the default is 5 ms."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _no_serial(_data: bytes) -> None:
