@@ -150,7 +150,8 @@ class FastEngine:
         self._map_vmcb()
         for area in hooks.areas:
             self._map_area(area)
-        self._request, self._kick = fields.interrupt_request, fields.kick
+        self._request = memoryview(fields.interrupt_request).cast("B").cast("i")
+        self._kick = memoryview(fields.kick).cast("B").cast("H")
         self._self_check()
 
     # ---- set-up ------------------------------------------------------------------------------------
@@ -288,19 +289,19 @@ class FastEngine:
         LIB_HELD.uc_emu_stop(self._handle)
 
     def request_interrupt(self) -> None:
-        """Ask for an INTA cycle; two plain stores."""
-        self._request.value |= HARD
-        self._kick.value = 0xFFFF
+        """Ask for an INTA cycle; two plain stores, by memoryview: half the time of a ctypes field."""
+        self._request[0] |= HARD
+        self._kick[0] = 0xFFFF
 
     def raise_nmi(self) -> None:
         """Vector 2 as soon as no NMI is being served."""
-        self._request.value |= NMI
-        self._kick.value = 0xFFFF
+        self._request[0] |= NMI
+        self._kick[0] = 0xFFFF
 
     @property
     def nmi_pending(self) -> bool:
         """NMI is waiting."""
-        return bool(self._request.value & NMI)
+        return bool(self._request[0] & NMI)
 
     @property
     def halted(self) -> bool:
