@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "machine": PARTS,
     "boards": PARTS | {"machine"},
     "compare": PARTS | {"machine", "boards"},
-    "cli": PARTS | {"machine", "boards", "compare"},
+    "bench": PARTS | {"machine", "boards"},
+    "cli": PARTS | {"machine", "boards", "compare", "bench"},
     "testing": CORE | {"devices"},
 }
 """Layer -> the layers it may import, besides itself and the package's own `__version__`."""

@@ -1,0 +1,115 @@
+"""From the start of the command to the end of a guest that says one line, beside QEMU where that is."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+from emu.bench.series import Ratio, in_turns, ratio
+from emu.errors import EmuError
+
+ROUNDS: Final = 9
+QEMU: Final = "qemu-system-x86_64"
+DONE: Final = 0x10 << 1 | 1
+"""The status with which a guest image says that all is well."""
+PHASES: Final = ("interpreter", "import", "build", "load", "run")
+
+
+class Process(NamedTuple):
+    """One whole process. Times in ms from its start; `first_output` is the guest's first line."""
+
+    wall: float
+    first_output: float
+    peak_kib: int
+
+
+class Boot(NamedTuple):
+    """Medians; `phases` in ms. `beside` has QEMU's wall first and ours second, None where QEMU is missing."""
+
+    ours: Process
+    qemu: Process | None
+    beside: Ratio | None
+    phases: dict[str, float]
+    touched_kib: int
+
+
+def flags(image: str) -> list[str]:
+    """The command line that runs on both."""
+    exit_port = "isa-debug-exit,iobase=0xf4,iosize=0x04"
+    where = ["-display", "none", "-serial", "stdio", "-no-reboot", "-device", exit_port]
+    return ["-machine", "pc", "-accel", "tcg", "-kernel", image, *where]
+
+
+def measure(image: str, rounds: int = ROUNDS) -> Boot:
+    """Boot the ELF file `image` again and again. Raises EmuError where a run ends wrong."""
+    commands = [[*emu_command(), "run", *flags(image)]]
+    if shutil.which(QEMU) is not None:
+        commands.append([QEMU, *flags(image)])
+    seen: list[list[Process]] = [[] for _ in commands]
+    in_turns(
+        [_keeping(command, found) for command, found in zip(commands, seen, strict=True)],
+        rounds,
+    )
+    ours, *others = seen
+    phases, touched = _phases(image, rounds)
+    qemu = others[0] if others else None
+    beside = ratio([p.wall for p in qemu], [p.wall for p in ours]) if qemu is not None else None
+    return Boot(_medians(ours), _medians(qemu) if qemu is not None else None, beside, phases, touched)
+
+
+def emu_command() -> list[str]:
+    """The installed command beside this interpreter, or the package itself."""
+    command = Path(sys.executable).with_name("emu")
+    return [str(command)] if command.is_file() else [sys.executable, "-m", "emu"]
+
+
+def _keeping(command: Sequence[str], found: list[Process]) -> Callable[[], float]:
+    def measure() -> float:
+        found.append(spawn(command))
+        return found[-1].wall
+
+    return measure
+
+
+def spawn(command: Sequence[str]) -> Process:
+    """Run one guest to its end. Raises EmuError where its status is not DONE."""
+    began = time.monotonic_ns()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 4096)
+        first = time.monotonic_ns()
+        while os.read(process.stdout.fileno(), 65536):
+            pass
+        _, status, usage = os.wait4(process.pid, 0)
+        ended = time.monotonic_ns()
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != DONE:
+        raise EmuError(f"{' '.join(command)}: exit status {process.returncode}, {DONE} was expected")
+    return Process((ended - began) / 1e6, (first - began) / 1e6, usage.ru_maxrss)
+
+
+def _medians(runs: Sequence[Process]) -> Process:
+    return Process(
+        median(run.wall for run in runs),
+        median(run.first_output for run in runs),
+        max(run.peak_kib for run in runs),
+    )
+
+
+def _phases(image: str, rounds: int) -> tuple[dict[str, float], int]:
+    """The medians of `emu.bench.phases`, each run in a process of its own; guest RAM touched in KiB."""
+    seen = []
+    for _ in range(rounds):
+        command = [sys.executable, "-m", "emu.bench.phases", image, str(time.monotonic_ns())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EmuError(f"{image}: {done.stderr.strip().splitlines()[-1]}")
+        seen.append(json.loads(done.stdout))
+    phases = {name: median(run["stamps"][name] for run in seen) for name in PHASES}
+    return phases, max(run["touched_kib"] for run in seen)
