@@ -175,8 +175,9 @@ def threaded(work: Workload) -> Budget:
     over from the warm-up. Without EVENT_IDX a completion may interrupt again after the worker's barrier.
 
     A request is one system call and one copy. Beyond that, each doorbell is a write and a read of its
-    event, each interrupt a wake-up of the halted CPU (a write and a read) or a signal to the running one; and
-    the worker passes a barrier (membarrier) each time it found the ring empty.
+    event and may wake the worker; each interrupt is a wake-up of the halted CPU (a write and a read of
+    its event) or a signal to the running one; and the worker passes a barrier (membarrier) each time it
+    found the ring empty.
     """
     count = work.count
     refilling, ending = rounds(work)
