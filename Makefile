@@ -26,6 +26,8 @@ bench: $(READY) ## exits, instructions a second, boots; beside QEMU where it is 
 	$(BIN)/emu bench exits
 	$(BIN)/emu bench mips
 	$(BIN)/emu bench boot
+	$(BIN)/emu bench irq
+	$(BIN)/python tests/perf/beside_qemu.py
 
 images: $(READY) ## rebuild the guest images
 	$(MAKE) -C guest-images PYTHON=../$(BIN)/python
