@@ -169,7 +169,8 @@ def threaded(work: Workload) -> Budget:
     rung and woken at least once; a batch has at most `qd` requests and ends with an interrupt that the guest
     waits for.
 
-    Upper bounds. Depth 1: each request may be rung for and interrupts once. Deeper: the guest rings once for
+    Upper bounds. Depth 1: each request may be rung for and interrupts once; one interrupt more, where the guest
+    saw the last request of its warm-up before that one's interrupt. Deeper: the guest rings once for
     each round's refill. An interrupt that the guest no longer waited for ends the next wait early, so there
     may be twice as many rounds as needed; but never more interrupts than requests, nor more than one left
     over from the warm-up. Without EVENT_IDX a completion may interrupt again after the worker's barrier.
@@ -182,9 +183,9 @@ def threaded(work: Workload) -> Budget:
     count = work.count
     refilling, ending = rounds(work)
     spare = int(work.qd > 1)
-    most = count + spare
+    most = count + 1
     bells = min(count, 1 + (1 + spare) * refilling)
-    interrupts = min(most, (1 + spare) * refilling + ending + spare)
+    interrupts = min(most, (1 + spare) * refilling + ending + 1)
     if not work.features.event_idx:
         bells, interrupts = count, 2 * most
     fewest = -(-count // work.qd)
