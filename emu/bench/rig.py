@@ -2,6 +2,7 @@
 
 import ctypes as C
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from emu.cpu.layout import Fields
 from emu.cpu.library import LIB, LIB_HELD, P
 from emu.cpu.native.load import MachineRecord, install, remove
 from emu.cpu.state import StartState
-from emu.machine import Machine
+from emu.machine import SWITCH_INTERVAL_S, Machine
 
 RAM_BYTES: Final = 16 << 20
 CODE: Final = 0x2000
@@ -129,8 +130,13 @@ class WholeMachine:
 
     def run(self, start: StartState | None = None) -> None:
         """Run it once. Raises what a chip raised."""
-        self.machine.engine.start_at(start or StartState("long64", CODE, cr3=_PML4))
-        self.machine.vcpu.run()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)  # as Machine.run, which ends the machine for good
+        try:
+            self.machine.engine.start_at(start or StartState("long64", CODE, cr3=_PML4))
+            self.machine.vcpu.run()
+        finally:
+            sys.setswitchinterval(before)
 
     def close(self) -> None:
         """Free it all."""
