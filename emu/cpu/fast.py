@@ -23,6 +23,7 @@ from emu.cpu.layout import (
     ENV_SEGS,
     ENV_TR,
     HARD,
+    HF_CS64,
     HF_GUEST,
     NMI,
     RAX,
@@ -59,7 +60,10 @@ LIB_HELD.tlb_flush_x86_64.argtypes = [P]
 class _Events(C.Structure):
     """`struct events` of thunks.c."""
 
-    _fields_ = [("cpu", P), ("machine", P), ("acknowledge", P), ("python", P), ("int_n", C.c_uint32)]
+    _fields_ = [
+        *(("cpu", P), ("machine", P), ("acknowledge", P), ("python", P)),
+        *(("delivering", C.c_uint32), ("is_int_n", C.c_uint32)),
+    ]
 
 
 class _Ports(C.Structure):
@@ -294,8 +298,11 @@ class FastEngine:
         self._kick[0] = 0xFFFF
 
     def raise_nmi(self) -> None:
-        """Vector 2 as soon as no NMI is being served."""
-        self._request[0] |= NMI
+        """Vector 2 as soon as no NMI is being served.
+
+        HARD too, for a signal that sets it between this load and store; an INTA cycle too many is harmless.
+        """
+        self._request[0] |= NMI | HARD
         self._kick[0] = 0xFFFF
 
     @property
@@ -368,8 +375,17 @@ class FastEngine:
             if found is None:
                 return self._raise_gp()
             regs[RAX], regs[RDX] = found & 0xFFFF_FFFF, found >> 32
-        fields.rip.value += 2
+        fields.rip.value += self._prefixes() + 2
         return 0
+
+    def _prefixes(self) -> int:
+        """How many prefix bytes stand before the 0F of the current instruction."""
+        fields = self.fields
+        base = 0 if fields.hflags.value & HF_CS64 else fields.segment(ENV_SEGS + 24 * CS)[1]
+        for length in range(14):
+            if self.read_virtual(base + fields.rip.value + length, 1) == b"\x0f":
+                return length
+        raise EngineError(f"no instruction of two bytes at {fields.rip.value:#x}")
 
     def _raise_gp(self) -> int:
         fields = self.fields

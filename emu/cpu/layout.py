@@ -47,7 +47,7 @@ ES, CS, SS, DS, FS, GS = range(6)
 
 HARD, NMI = 0x2, 0x200
 """Bits of interrupt_request: an external interrupt is to be asked for; an NMI is pending."""
-HF_GUEST = 1 << 21
+HF_CS64, HF_GUEST = 1 << 15, 1 << 21
 HF2_NMI = 1 << 2
 EFLAGS_IF = 1 << 9
 """Interrupt flag; the only flag that env.eflags holds up to date at every exit."""

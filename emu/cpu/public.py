@@ -35,6 +35,7 @@ from emu.cpu.layout import (
     ENV_LDT,
     ENV_TR,
     ES,
+    HF_CS64,
     HF_GUEST,
     RAX,
     RBX,
@@ -60,12 +61,14 @@ from emu.cpu.library import (
 )
 from emu.cpu.public_events import GP, NMI, Events
 from emu.cpu.public_memory import CpuFault, Paging
-from emu.cpu.public_state import HF2_NMI, HF_CS64, HF_INHIBIT, HF_LMA, Context
+from emu.cpu.public_state import HF2_NMI, HF_INHIBIT, HF_LMA, Context
 from emu.cpu.state import CODE16, CODE32, CODE64, CR0, CR4, DATA16, DATA32, EFER, HFLAGS, StartState
 from emu.errors import EngineError
 
 SLICE: Final = 2000
 """Guest instructions between two looks: about 20 us."""
+STEPS: Final = 4000
+"""Single steps while something is pending and the guest has interrupts off; then slices again."""
 PAGE: Final = 4096
 VMCB_GPA: Final = 1 << 40
 _VMCB_SIZE, _MSR_BITMAP, _MSRPM_BASE_PA = 0x4000, 0x1000, 0x48
@@ -190,6 +193,7 @@ class PublicEngine:
         self._replay_at = 0
         self._place: tuple[int, ...] | None = None
         self._between = False
+        self._watched = 0
         self._fault_at: int | None = None
         self._thread = 0
         self._running = self._leave = self._flush = self._requested = self._nmi = self._halted = False
@@ -346,16 +350,22 @@ class PublicEngine:
         if self._nmi and not context.hflags2.value & HF2_NMI:
             self._nmi = False
             self._deliver(NMI)
-            return SLICE
+            return self._watch() if self._requested else SLICE
         if not context.interrupts_enabled:
-            return 0 if self.signals.alarm else SLICE
+            return 0 if self.signals.alarm else self._watch()
+        self._watched = 0
         self._requested, self.signals.poked = False, 0
         vector = self._acknowledge()
         if vector >= 0:
             self.interrupts += 1
             context.load()
             self._deliver(vector)
-        return SLICE
+        return self._watch() if self._requested or self._nmi else SLICE
+
+    def _watch(self) -> int:
+        """Single steps, so that a short STI .. CLI is not missed; not for ever, for a guest that waits."""
+        self._watched += 1
+        return 1 if self._watched < STEPS else SLICE
 
     def _acknowledge(self) -> int:
         try:
@@ -689,6 +699,10 @@ class PublicEngine:
         return is_write is False or regs[register] <= 0xF
 
     # ---- translated code ---------------------------------------------------------------------------
+
+    def make_written(self, stale: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Every write counts: the public interface does not tell which pages hold translated code."""
+        return stale
 
     def holds_code(self, _gpa: int, _length: int) -> bool:
         """Unknown here: always."""

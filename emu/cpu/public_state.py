@@ -32,6 +32,7 @@ from emu.cpu.layout import (
     ENV_SEGS,
     ENV_VMCB,
     ES,
+    HF_CS64,
     SS,
 )
 from emu.cpu.library import LIB_HELD, P
@@ -45,7 +46,7 @@ ENV_STAR, ENV_LSTAR, ENV_FMASK, ENV_TSC_AUX = 4824, 4840, 4856, 4896
 
 # the engine's flag word
 HF_CPL, HF_INHIBIT, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 0x3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
-HF_LMA, HF_CS64 = 1 << 14, 1 << 15
+HF_LMA: Final = 1 << 14
 HF2_NMI: Final = 1 << 2
 # segment flags: the descriptor's high dword
 DESC_L, DESC_B, DESC_G = 1 << 21, 1 << 22, 1 << 23

@@ -103,7 +103,7 @@ class Vcpu:
                 self._run_timers()
             if self._calls or self._stale:
                 self.run_calls()
-            if self._stop is not None:
+            if self._stop is not None or engine.nmi_pending:
                 return
         engine.request_interrupt()
 

@@ -61,6 +61,17 @@ def loop(count: int, body: bytes) -> bytes:
     )  # dec edi; jnz body
 
 
+def wrmsr(index: int, value: int) -> bytes:
+    """WRMSR; clobbers RAX, RCX, RDX."""
+    return imm32("b9", index) + imm32("b8", value) + imm32("ba", value >> 32) + b"\x0f\x30"
+
+
+def to_user(rip: int = USER, flags: int = 0x202) -> bytes:
+    """IRETQ to CPL 3, with the stack at 0x4000."""
+    frame = b"\x6a\x23" + imm32("68", 0x4000) + imm32("68", flags) + b"\x6a\x2b" + imm32("68", rip)
+    return frame + IRETQ
+
+
 class Frame(NamedTuple):
     """What an exception or interrupt pushed in 64-bit mode."""
 
@@ -218,6 +229,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
         self.put(GDT, struct.pack("<6Q", *_GDT))
         self.put(TSS, struct.pack("<IQ", 0, STACK0).ljust(0x68, b"\0"))
         self.put(TSS + 36, struct.pack("<Q", IST1))
+        self.put(TSS + 102, struct.pack("<H", 0x68))  # no I/O bitmap
         for vector in range(256):
             self.gate(vector, HALT)
         setup = code("0f011c25 00060000 ; lidt [0x600]") + code("0f011425 10060000 ; lgdt [0x610]")

@@ -9,7 +9,7 @@ typedef unsigned int u32;
 typedef unsigned long u64;
 
 /* Private fields of the 2.1.4 wheel. */
-enum { CPU_INTERRUPT_REQUEST = 28, CPU_ENV = 296, CPU_ICOUNT_DECR = 304 };
+enum { CPU_INTERRUPT_REQUEST = 28, CPU_ENV = 296, CPU_ICOUNT_DECR = 304, CPU_EXCEPTION_INDEX = 33184 };
 enum { ENV_RCX = 8, ENV_RSP = 32, ENV_R11 = 88, ENV_RIP = 128, ENV_EFLAGS = 136, ENV_CC_SRC = 152,
        ENV_CC_OP = 168, ENV_DF = 172, ENV_HFLAGS = 176, ENV_CS = 208, ENV_SS = 232, ENV_EFER = 592,
        ENV_SYSENTER_CS = 4800, ENV_SYSENTER_ESP = 4808, ENV_SYSENTER_EIP = 4816,
@@ -72,22 +72,25 @@ struct events {
     struct machine *machine;
     int (*acknowledge)(void);                            /* the vector to deliver, or -1 */
     int (*python)(void *uc, u32 number, void *user);     /* an SVM exit: 1 = raise exception_index */
-    u32 int_n;                                           /* n + 1 while an INT n is being delivered */
+    u32 delivering;                                      /* vector + 1 while one is being delivered */
+    u32 is_int_n;                                        /* 1: by INT n, INT3, INTO */
 };
 
-/* An INT n faulted: the engine has RIP after the instruction, and counts 16 bytes a gate, not 8. */
-static void int_n_faulted(void *env, struct events *user)
+/* A delivery faulted: the engine counts 16 bytes a gate, not 8, and has RIP after an INT n. */
+static void delivery_faulted(void *env, struct events *user)
 {
-    u32 n = user->int_n - 1;
+    u32 n = user->delivering - 1;
     u64 rip = FIELD(u64, env, ENV_RIP);
     u32 base = FIELD(u32, env, ENV_HFLAGS) & CS64 ? 0 : FIELD(u32, env, ENV_CS + 8);
-    /* INT1, INT3 and INTO are one byte long, where they are not written as INT n */
-    int is_short = n < 5 && table.load_code_byte(env, base + rip - 1) != n;
 
-    user->int_n = 0;
-    FIELD(u64, env, ENV_RIP) = rip - (is_short ? 1 : 2);
+    user->delivering = 0;
     if (FIELD(u32, env, ENV_ERROR_CODE) == n * 16 + 2)
-        FIELD(u32, env, ENV_ERROR_CODE) = n * 8 + 2;
+        FIELD(u32, env, ENV_ERROR_CODE) = n * 8 + 2 + !user->is_int_n;      /* EXT: not the program's own */
+    if (user->is_int_n) {
+        /* INT1, INT3 and INTO are one byte long, where they are not written as INT n */
+        int is_short = n < 5 && table.load_code_byte(env, base + rip - 1) != n;
+        FIELD(u64, env, ENV_RIP) = rip - (is_short ? 1 : 2);
+    }
 }
 
 void event(void *uc, u32 number, struct events *user)
@@ -100,18 +103,24 @@ void event(void *uc, u32 number, struct events *user)
         if (vector >= 0) {
             user->machine->interrupts++;
             FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
+            user->delivering = vector + 1;
+            user->is_int_n = 0;
             table.do_hardirq(env, vector, 1);               /* may longjmp out of here */
+            user->delivering = 0;
         }
         return;
     }
-    if (number >= 0x100 && !user->python(uc, number, user))
-        return;                                             /* an SVM exit, handled */
-    if (user->int_n)
-        int_n_faulted(env, user);
-    if (FIELD(u32, env, ENV_EXCEPTION_IS_INT))
-        user->int_n = number + 1;
+    if (number >= 0x100) {                                  /* an SVM exit: handled, or to be raised */
+        user->delivering = 0;
+        if (!user->python(uc, number, user))
+            return;
+        number = FIELD(u32, user->cpu, CPU_EXCEPTION_INDEX);
+    } else if (user->delivering)
+        delivery_faulted(env, user);
+    user->is_int_n = FIELD(u32, env, ENV_EXCEPTION_IS_INT) != 0;
+    user->delivering = number + 1;
     table.do_interrupt(user->cpu);                          /* may longjmp out of here */
-    user->int_n = 0;
+    user->delivering = 0;
     FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
 }
 
