@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from emu.bus.interrupt_block import InterruptBlock
 from emu.bus.ledger import ExitLedger, Row
 from emu.bus.memory import GuestMemory
 from emu.bus.mmio import MmioBus
@@ -33,6 +34,7 @@ class LocalApic(InterruptController, Protocol):
     """What the CPU needs of its local APIC beyond the INTA cycle."""
 
     task_priority: int
+    block: InterruptBlock
 
     @property
     def apic_base(self) -> int:
@@ -61,6 +63,7 @@ class Machine:
         self.mmio = MmioBus(self.faults, self.vcpu.fail)
         self.ledger = ExitLedger(self.pio, self.mmio)
         self.ledger.add_costs(self.vcpu.costs)
+        self.ledger.add_costs(self.vcpu.outside)
         self.msrs = msr.MsrTable()
         self.serial_input: Callable[[bytes], None] = _no_serial
         self.serial_room: Callable[[], int] = _no_room
@@ -136,6 +139,7 @@ class Machine:
             write_tpr=self._write_tpr,
             triple_fault=self.vcpu.shut_down,
             fail=self.vcpu.fail,
+            apic=apic.block.address,
         )
         self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
         self.vcpu.attach(self.engine, apic)

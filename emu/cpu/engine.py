@@ -35,7 +35,8 @@ class EngineHooks:
 
     `acknowledge`: an interrupt may be delivered now: its vector, or -1. `cpuid(leaf, subleaf)`. `read_msr`
     gives None and `write_msr` False for #GP. `read_tpr`, `write_tpr`: CR8. `triple_fault`: the CPU has shut
-    down. `fail`: an exception of ours that must not unwind through the engine.
+    down. `fail`: an exception of ours that must not unwind through the engine. `apic`: the address of the
+    local APIC's `InterruptBlock`, for INTA cycles without Python; 0 for none.
     """
 
     port_read: PortRead
@@ -49,6 +50,7 @@ class EngineHooks:
     write_tpr: Callable[[int], None]
     triple_fault: Callable[[], None]
     fail: Callable[[BaseException], None]
+    apic: int = 0
 
 
 class Signals(Protocol):
@@ -74,8 +76,8 @@ class Deadline(Protocol):
     def insist(self) -> None:
         """Set it at once, and again until the next `arm` or `disarm`; from any thread."""
 
-    def now(self) -> None:
-        """Have an INTA cycle run soon; from any thread."""
+    def now(self) -> int:
+        """Have an INTA cycle run soon; from any thread. Returns how many system calls that took."""
 
     def wait(self) -> None:
         """Sleep until the wake-up eventfd is written or the deadline passes."""

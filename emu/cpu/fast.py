@@ -61,7 +61,7 @@ class _Events(C.Structure):
     """`struct events` of thunks.c."""
 
     _fields_ = [
-        *(("cpu", P), ("machine", P), ("acknowledge", P), ("python", P)),
+        *(("cpu", P), ("machine", P), ("apic", P), ("acknowledge", P), ("python", P)),
         *(("delivering", C.c_uint32), ("is_int_n", C.c_uint32)),
     ]
 
@@ -201,7 +201,8 @@ class FastEngine:
         uc.hook(handle, uc.UC_HOOK_INSN, native("sysenter"), uc.UC_X86_INS_SYSENTER, env)
         acknowledge = self._pointer(ACK_CB(self._make_acknowledge()))
         python = self._pointer(EVENT_CB(self._event))
-        self._events = _Events(self.fields.cpu, C.addressof(self.record), acknowledge, python, 0)
+        record = C.addressof(self.record)
+        self._events = _Events(self.fields.cpu, record, hooks.apic, acknowledge, python)
         uc.hook(handle, uc.UC_HOOK_INTR, native("event"), user=C.addressof(self._events))
         self.fields.stop_interrupt.value = 0  # #UD arrives at the same hook as the rest
 

@@ -119,9 +119,10 @@ class PolledDeadline:
         """Due until the next `arm` or `disarm`; any thread."""
         self._insists = True
 
-    def now(self) -> None:
-        """Have an INTA cycle run soon; any thread."""
+    def now(self) -> int:
+        """Have an INTA cycle run soon; any thread. No system call."""
         self._signals.poked = 1
+        return 0
 
     def look(self) -> None:
         """Set the flag where the deadline has passed."""

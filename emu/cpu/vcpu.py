@@ -41,6 +41,7 @@ class Vcpu:
         self._alarm: Deadline | None = None
         self._armed: int | None = None
         self.costs = Costs()
+        self.outside = Costs()
         self.halts = 0
         self.on_reset: Callable[[], None] = _nobody
 
@@ -65,6 +66,8 @@ class Vcpu:
         self._run_timers()
         try:
             self.run_calls()
+            if self._controller.pending():  # asked for while nothing ran
+                engine.request_interrupt()
             while self._stop is None:
                 engine.execute()
                 if record.alarm:
@@ -182,13 +185,15 @@ class Vcpu:
         self.engine.request_interrupt()
 
     def poke_from_outside(self) -> None:
-        """The same from another thread: wakes a halted CPU, else signals the running one."""
+        """The same from another thread: wakes a halted CPU, else asks the running one."""
         record = self._record
         if record.waiting:
             record.waiting = 0
+            self.outside.handoffs += 1
+            self.outside.syscalls += 1
             os.eventfd_write(self._wake_fd, 1)
-        elif self._alarm is not None:
-            self._alarm.now()
+        elif (alarm := self._alarm) is not None:
+            self.outside.syscalls += alarm.now()
 
     def nmi(self) -> None:
         """Raise NMI; vCPU thread."""

@@ -3,14 +3,18 @@
 Source: Intel SDM volume 3 (325384), chapter 11 "APIC": 11.4 (registers), 11.5 (local vector table, timer),
 11.6 (interprocessor interrupts), 11.8 (priorities, EOI), 11.11 (messages). No x2APIC, no TSC deadline.
 
-Registers belong to the vCPU thread; `send` may be called from any. What both touch (IRR, TMR and the vector
-they make deliverable) is guarded by one lock, which is never held while anything is called.
+Registers belong to the vCPU thread. `send` may be called from any: from another it posts (`InterruptBlock`).
 """
 
 from collections.abc import Callable
 from functools import partial
-from threading import Lock, get_ident
+from threading import get_ident
 
+from emu.bus.interrupt_block import ENABLED, EXTERNAL, OUTSTANDING, InterruptBlock
+from emu.bus.interrupt_block import IRR as IRR_WORDS
+from emu.bus.interrupt_block import ISR as ISR_WORDS
+from emu.bus.interrupt_block import PPR as PPR_WORD
+from emu.bus.interrupt_block import TMR as TMR_WORDS
 from emu.bus.types import AccessError, CpuPins, Fault, InterruptController
 from emu.clock import Clock, Timer
 
@@ -61,16 +65,11 @@ class Lapic:
     """
 
     __slots__ = (
-        "_base", "_clock", "_cpu", "_deadline_ns", "_deliverable", "_dfr", "_divide", "_errors", "_esr",
-        "_ext_int", "_ext_requested", "_icr_high", "_icr_low", "_id", "_initial", "_irr", "_isr", "_ldr",
-        "_lint0_level", "_lock", "_lvt", "_nmi_requested",
-        "_own_address", "_owner", "_pic_accepted", "_ppr", "_readers",
-        "_reset_id", "_svr", "_timer", "_timer_hz", "_tmr", "_tpr", "_writers", "on_eoi", "size",
+        "_base", "_clock", "_cpu", "_deadline_ns", "_dfr", "_divide", "_errors", "_esr", "_ext_int",
+        "_ext_requested", "_icr_high", "_icr_low", "_id", "_initial", "_ldr", "_lint0_level", "_lvt",
+        "_nmi_requested", "_own_address", "_owner", "_pic_accepted", "_posted", "_readers", "_reset_id",
+        "_svr", "_timer", "_timer_hz", "_tpr", "_words", "_writers", "block", "on_eoi", "size",
     )  # fmt: skip
-    _irr: int
-    _isr: int
-    _tmr: int
-    _deliverable: int  # the vector that INTA would give, or -1
     _nmi_requested: bool  # by another thread
     _ext_requested: bool  # by a message in ExtINT mode
     _pic_accepted: bool  # INTR of the 8259 reaches the CPU
@@ -87,7 +86,8 @@ class Lapic:
         self._timer_hz, self._reset_id = timer_hz, apic_id
         self.on_eoi: Callable[[int], None] = _ignore
         self.size = SIZE
-        self._lock = Lock()  # guards _irr, _isr, _tmr, _ppr, _deliverable
+        self.block = InterruptBlock()
+        self._words, self._posted = self.block.words, self.block.posted
         self._owner = get_ident()
         self._timer: Timer | None = None
         self._lint0_level = False
@@ -142,25 +142,23 @@ class Lapic:
     def pending(self) -> bool:
         """True where `acknowledge` would return a vector."""
         return (
-            self._deliverable >= 0
+            self.block.deliverable() >= 0
             or ((self._pic_accepted or self._ext_requested) and self._ext_int.pending())
             or self._nmi_requested
         )
 
     def acknowledge(self) -> int:
-        """INTA: the highest deliverable vector goes in service; else the 8259's where it passes; else -1."""
+        """INTA: the highest deliverable vector goes in service; else the 8259's where it passes; else -1.
+
+        The CPU's native code does the first part by itself, where it is all there is to do.
+        """
         if self._nmi_requested:
             self._nmi_requested = False
             self._cpu.nmi()
-        if self._deliverable >= 0:
-            with self._lock:
-                vector = self._deliverable
-                bit = 1 << vector
-                self._irr &= ~bit
-                self._isr |= bit
-                self._ppr = vector & 0xF0  # it was above PPR, so it now sets it
-                self._deliverable = -1  # what is left is not above it
-            if self._lint0_level and self._pic_accepted:
+        vector = self.block.deliverable()
+        if vector >= 0:
+            self.block.take(vector)
+            if self._words[EXTERNAL]:
                 self._cpu.poke()  # INTR is still high
             return vector
         if self._pic_accepted or self._ext_requested:
@@ -171,7 +169,12 @@ class Lapic:
     def send(self, address: int, data: int) -> None:
         """Take a message (11.11); from any thread. Others' and malformed messages are dropped."""
         if address == self._own_address and FIRST_VECTOR <= data <= 0xFF:  # fixed, edge, to this APIC
-            self._accept_edge(data)
+            self._posted[data] = 1
+            self._words[OUTSTANDING] = 1
+            if get_ident() == self._owner:
+                self._cpu.poke()
+            else:
+                self._cpu.poke_from_outside()
             return
         if address >> 20 != 0xFEE or not self._base & BASE_ENABLE:
             return
@@ -182,6 +185,7 @@ class Lapic:
         """The 8259's INTR, wired to LINT0; vCPU thread."""
         rose = level and not self._lint0_level
         self._lint0_level = level
+        self._words[EXTERNAL] = level and self._pic_accepted
         if not level:
             return
         if self._pic_accepted:
@@ -221,15 +225,14 @@ class Lapic:
         readers[VERSION_REG] = lambda: VERSION
         readers[TPR], writers[TPR] = (lambda: self._tpr), self._write_tpr
         readers[APR] = self._arbitration_priority
-        readers[PPR] = lambda: self._ppr
+        readers[PPR] = lambda: self._words[PPR_WORD]
         readers[EOI], writers[EOI] = (lambda: 0), self._write_eoi
         readers[LDR], writers[LDR] = (lambda: self._ldr << 24), self._write_ldr
         readers[DFR], writers[DFR] = (lambda: self._dfr << 28 | 0x0FFFFFFF), self._write_dfr
         readers[SVR], writers[SVR] = (lambda: self._svr), self._write_svr
         for word in range(8):
-            readers[ISR + word] = partial(self._isr_word, 32 * word)
-            readers[TMR + word] = partial(self._tmr_word, 32 * word)
-            readers[IRR + word] = partial(self._irr_word, 32 * word)
+            for first, block in ((ISR, ISR_WORDS), (TMR, TMR_WORDS), (IRR, IRR_WORDS)):
+                readers[first + word] = partial(self._bits, block, word)
         readers[ESR], writers[ESR] = (lambda: self._esr), self._write_esr
         readers[ICR_LOW], writers[ICR_LOW] = (lambda: self._icr_low), self._write_icr_low
         readers[ICR_HIGH], writers[ICR_HIGH] = (lambda: self._icr_high), self._write_icr_high
@@ -240,9 +243,8 @@ class Lapic:
         readers[TIMER_DIVIDE], writers[TIMER_DIVIDE] = (lambda: self._divide), self._write_divide
 
     def _reset_registers(self) -> None:
-        with self._lock:
-            self._irr = self._isr = self._tmr = self._tpr = self._ppr = 0
-            self._deliverable = -1
+        self.block.reset()
+        self._tpr = 0
         self._id, self._ldr, self._dfr, self._svr = self._reset_id, 0, DFR_FLAT, 0xFF
         self._lvt = dict.fromkeys(LVT_BITS, LVT_MASKED)
         self._esr = self._errors = self._icr_low = self._icr_high = 0
@@ -254,50 +256,38 @@ class Lapic:
     # Priorities
 
     def _evaluate(self) -> None:
-        """From IRR, ISR and TPR to PPR and the deliverable vector (11.8.3); the lock is held."""
-        ppr, in_service = self._tpr, self._isr.bit_length() - 1
+        """PPR from TPR and ISR (11.8.3.1), and an INTA cycle where that makes something deliverable."""
+        ppr, in_service = self._tpr, self.block.highest(ISR_WORDS)
         if in_service >> 4 > ppr >> 4:
             ppr = in_service & 0xF0
-        self._ppr = ppr
-        highest = self._irr.bit_length() - 1
-        self._deliverable = highest if highest >> 4 > ppr >> 4 else -1
+        self._words[PPR_WORD] = ppr
+        if self.block.deliverable() >= 0:
+            self._cpu.poke()
 
     def _arbitration_priority(self) -> int:
         """APR: as PPR, but with what is requested as well."""
-        highest = max(self._irr.bit_length() - 1, self._isr.bit_length() - 1)
+        self.block.fold()
+        highest = max(self.block.highest(IRR_WORDS), self.block.highest(ISR_WORDS))
         return self._tpr if self._tpr >> 4 >= highest >> 4 else highest & 0xF0
 
     def _write_tpr(self, value: int) -> None:
-        with self._lock:
-            self._tpr = value & 0xFF
-            self._evaluate()
-        if self._deliverable >= 0:
-            self._cpu.poke()
+        self._tpr = value & 0xFF
+        self._evaluate()
 
     def _write_eoi(self, _value: int) -> None:
-        with self._lock:
-            vector = self._isr.bit_length() - 1
-            if vector < 0:
-                return
-            self._isr ^= 1 << vector
-            level = self._tmr >> vector & 1
-            if self._irr or self._isr:
-                self._evaluate()
-            else:
-                self._ppr, self._deliverable = self._tpr, -1
-        if level:
+        block = self.block
+        vector = block.highest(ISR_WORDS)
+        if vector < 0:
+            return
+        block.clear(ISR_WORDS, vector)
+        if block.test(TMR_WORDS, vector):
             self.on_eoi(vector)
-        if self._deliverable >= 0:
-            self._cpu.poke()
+        self._evaluate()
 
-    def _isr_word(self, shift: int) -> int:
-        return self._isr >> shift & 0xFFFFFFFF
-
-    def _tmr_word(self, shift: int) -> int:
-        return self._tmr >> shift & 0xFFFFFFFF
-
-    def _irr_word(self, shift: int) -> int:
-        return self._irr >> shift & 0xFFFFFFFF
+    def _bits(self, register: int, number: int) -> int:
+        """32 bits of IRR, ISR or TMR."""
+        self.block.fold()
+        return self._words[register + (number >> 1)] >> 32 * (number & 1) & 0xFFFFFFFF
 
     # Delivery
 
@@ -326,31 +316,17 @@ class Lapic:
             self._poke()
 
     def _accept(self, vector: int, level: bool) -> None:
+        """One interrupt for the CPU. A level-triggered one from another thread counts as an edge."""
         if vector < FIRST_VECTOR:
             self._raise_error(ESR_RECEIVE_ILLEGAL)
         elif self._svr & SVR_ENABLED:
-            if level:
-                with self._lock:
-                    self._tmr |= 1 << vector
-            self._accept_edge(vector, level)
-
-    def _accept_edge(self, vector: int, level: bool = False) -> None:
-        """The hot path of every interrupt: `vector` is good and this APIC is on."""
-        bit = 1 << vector
-        with self._lock:
-            if self._irr & bit:
-                return  # one request a vector is kept; the CPU knows of it
-            self._irr |= bit
-            if self._tmr & bit and not level:
-                self._tmr ^= bit
-            if vector > self._deliverable and vector >> 4 > self._ppr >> 4:
-                self._deliverable = vector
-            elif self._deliverable < 0:
-                return
-        if get_ident() == self._owner:
-            self._cpu.poke()
-        else:
-            self._cpu.poke_from_outside()
+            if level and get_ident() == self._owner:
+                self.block.fold()
+                self.block.set(IRR_WORDS, vector)
+                self.block.set(TMR_WORDS, vector)
+            else:
+                self.block.post(vector)
+            self._poke()
 
     def _poke(self) -> None:
         if get_ident() == self._owner:
@@ -387,6 +363,7 @@ class Lapic:
         """Where a plain message to this APIC goes; nowhere while it is off."""
         on = self._base & BASE_ENABLE and self._svr & SVR_ENABLED
         self._own_address = DEFAULT_BASE | self._id << 12 if on else -1
+        self._words[ENABLED] = bool(self._base & BASE_ENABLE)
 
     def _write_ldr(self, value: int) -> None:
         self._ldr = value >> 24
@@ -439,7 +416,8 @@ class Lapic:
         through = not lvt & LVT_MASKED and lvt >> 8 & 7 == EXTINT
         self._pic_accepted = through or not self._base & BASE_ENABLE
         self._find_own_address()
-        if self._pic_accepted and self._lint0_level:
+        self._words[EXTERNAL] = self._pic_accepted and self._lint0_level
+        if self._words[EXTERNAL]:
             self._cpu.poke()
 
     # Timer (11.5.4)

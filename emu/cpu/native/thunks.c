@@ -23,7 +23,7 @@ enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid
 enum { IF = 0x200, RF = 0x10000, VM = 0x20000, PE = 1 << 7, LMA = 1 << 14, CS64 = 1 << 15 };
 enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
 enum { EXIT_INTR = 0x160, HARD = 2 };
-enum { SYS_WRITE = 1 };
+enum { SYS_WRITE = 1, SYS_MEMBARRIER = 324, PRIVATE_EXPEDITED = 8 };
 
 #define FIELD(type, base, offset) (*(type volatile *)((u8 *)(base) + (offset)))
 
@@ -66,10 +66,55 @@ static long write_one(u64 fd, u64 *one)
     return result;
 }
 
+/* ---- the INTA cycle of the local APIC, without Python ------------------------------------------------ */
+struct apic {                       /* emu/bus/interrupt_block.py */
+    u8 posted[256];                 /* by vector; set by any thread, before `outstanding` */
+    u64 irr[4], isr[4], tmr[4];     /* the vCPU thread's own, as all below */
+    u64 ppr;
+    u64 outstanding;
+    u64 enabled;
+    u64 external;                   /* 1: the 8259's INTR is high and let through */
+};
+
+static void fold(struct apic *apic)
+{
+    if (!__atomic_exchange_n(&apic->outstanding, 0, __ATOMIC_SEQ_CST))
+        return;
+    for (int word = 0; word < 32; word++) {
+        if (!((volatile u64 *)apic->posted)[word])
+            continue;
+        for (int vector = 8 * word; vector < 8 * word + 8; vector++)
+            if (__atomic_exchange_n(&apic->posted[vector], 0, __ATOMIC_SEQ_CST)) {
+                apic->irr[vector >> 6] |= 1UL << (vector & 63);
+                apic->tmr[vector >> 6] &= ~(1UL << (vector & 63));
+            }
+    }
+}
+
+/* The deliverable vector goes in service; -1 where there is none, or Python must look. */
+static int inta(struct apic *apic)
+{
+    if (!apic || !apic->enabled)
+        return -1;
+    fold(apic);
+    for (int i = 3; i >= 0; i--)
+        if (apic->irr[i]) {
+            int bit = 63 - __builtin_clzl(apic->irr[i]), vector = 64 * i + bit;
+            if ((u64)vector >> 4 <= apic->ppr >> 4)
+                return -1;
+            apic->irr[i] &= ~(1UL << bit);
+            apic->isr[i] |= 1UL << bit;
+            apic->ppr = vector & 0xF0;
+            return vector;
+        }
+    return -1;
+}
+
 /* ---- exceptions and interrupts: UC_HOOK_INTR ---------------------------------------------------- */
 struct events {
     void *cpu;
     struct machine *machine;
+    struct apic *apic;
     int (*acknowledge)(void);                            /* the vector to deliver, or -1 */
     int (*python)(void *uc, u32 number, void *user);     /* an SVM exit: 1 = raise exception_index */
     u32 delivering;                                      /* vector + 1 while one is being delivered */
@@ -99,7 +144,11 @@ void event(void *uc, u32 number, struct events *user)
 
     if (number == EXIT_INTR) {
         FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) &= ~HARD;   /* once, before looking */
-        int vector = user->acknowledge();
+        int vector = user->machine->alarm ? -1 : inta(user->apic);
+        if (vector < 0)
+            vector = user->acknowledge();
+        else if (user->apic->external)
+            FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) |= HARD;   /* the 8259 comes next */
         if (vector >= 0) {
             user->machine->interrupts++;
             FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
@@ -245,6 +294,30 @@ void on_alarm(int signal, struct siginfo *info, void *context)
     }
     if (machine->waiting)
         write_one(machine->wake_fd, &machine->one);
+}
+
+/* ---- called from Python, on any thread: ask a running CPU for an INTA cycle --------------------------- */
+/* The engine has no barrier between "clear the kick" and "read the request", so a kick can get lost. Most are
+ * answered within a microsecond; where one is not, after a membarrier the engine has either seen the request
+ * or the second kick stays. Returns how many system calls it took, or -1 where there is no membarrier. */
+enum { PATIENT_PAUSES = 64 };
+long poke(struct machine *machine)
+{
+    volatile u8 *request = (u8 *)machine->cpu + CPU_INTERRUPT_REQUEST;
+    volatile u16 *kick = (u16 *)(FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR) + 2);
+    long result;
+
+    *request = HARD;                                        /* one byte: NMI is in another */
+    *kick = 0xFFFF;
+    for (int i = 0; i < PATIENT_PAUSES; i++) {
+        if (!(*request & HARD))
+            return 0;
+        __builtin_ia32_pause();
+    }
+    __asm__ volatile("syscall" : "=a"(result)
+                     : "a"(SYS_MEMBARRIER), "D"(PRIVATE_EXPEDITED), "S"(0), "d"(0) : "rcx", "r11", "memory");
+    *kick = 0xFFFF;
+    return result ? -1 : 1;
 }
 
 /* ---- called from Python ---------------------------------------------------------------------------- */
