@@ -67,7 +67,7 @@ class Alarm:
 
     def now(self) -> int:
         """Have an INTA cycle run soon; from any thread. Returns how many system calls that took."""
-        calls = self._poke(self._value)
+        calls = int(self._poke(self._value))
         if calls < 0:  # no membarrier here: on the vCPU's own thread no request is lost
             LIBC.pthread_sigqueue(C.c_void_p(self._thread), SIGNAL, C.c_void_p(self._value))
         return abs(calls)
