@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 from emu.boards.disks import Disk, Disks
 from emu.boards.firmware import Loader
 from emu.boards.input import SerialFeed
-from emu.bus.irq import Line
+from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
 from emu.bus.window import Absent
 from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
 from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import Debugcon
+from emu.devices.fw_cfg import FwCfg, e820_file, standard_items
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
 from emu.devices.ide import IdeChannel
+from emu.devices.ioapic import IoApic
 from emu.devices.lapic import Lapic
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.devices.pit_8254 import Pit8254
@@ -26,6 +28,9 @@ from emu.devices.ps2_8042 import Ps2Controller
 from emu.devices.rtc_mc146818 import RtcMc146818
 from emu.devices.serial_16550 import Serial16550
 from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
+from emu.devices.vga_text import BASE as VGA
+from emu.devices.vga_text import PORTS as VGA_PORTS
+from emu.devices.vga_text import VgaText
 from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
@@ -38,9 +43,11 @@ IRQS: Final = [irq for irq in range(16) if irq != 2]
 PIC0, PIC1, ELCR = 0x20, 0xA0, 0x4D0
 PIT, CONTROL_B, CMOS, POST, CONTROL_A = 0x40, 0x61, 0x70, 0x80, 0x92
 PS2_DATA, PS2_COMMAND, DEBUGCON = 0x60, 0x64, 0xE9
-COM1, PM_BASE = 0x3F8, 0x600
+COM1, PM_BASE, FW_CFG = 0x3F8, 0x600, 0x510
 IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
+IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
+IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
 
@@ -62,6 +69,9 @@ class PcBoard:
         cpu, clock = machine.vcpu, machine.clock
         self.pic = Pic8259Pair(self._intr_changed)
         self.lapic = Lapic(clock, cpu, self.pic)
+        self.ioapic = IoApic(self.lapic)
+        self.lapic.on_eoi = self.ioapic.eoi
+        self._irq_pins = {irq: Pin(self._irq_driver(irq)) for irq in IRQS}
         self.pit = Pit8254(clock, out0=self._irq(IRQ_TIMER))
         low, *high = (piece.size for piece in machine.memory.ranges)
         self.rtc = RtcMc146818(
@@ -76,8 +86,11 @@ class PcBoard:
         self.control_b = SystemControlB(clock, self.pit)
         self.reset_control = ResetControl(cpu.reset)
         self.post = PostCode()
+        self.vga = VgaText()
+        ram = [(piece.gpa, piece.size) for piece in machine.memory.ranges]
+        self.fw_cfg = FwCfg(standard_items(machine.memory.size, cpus=1), {"etc/e820": e820_file(ram)})
         self.isa_bridge = Piix3IsaBridge(
-            [self.pic.pin(irq).line() if irq != 2 else _NOWHERE for irq in range(16)]
+            [self._irq(irq) if irq in self._irq_pins else _NOWHERE for irq in range(16)]
         )
         self.pci = PciBus(
             machine.mmio,
@@ -87,6 +100,7 @@ class PcBoard:
             tell=machine.faults.tell,
         )
         self._map_ports()
+        machine.mmio.map(IOAPIC, self.ioapic, "ioapic", "irqchip")
         machine.mmio.map(LAPIC, self.lapic, "lapic", "irqchip")
         self.pci.add(host_bridge(), 0)
         self.pci.add(self.isa_bridge.function, ISA_BRIDGE_SLOT)
@@ -100,7 +114,17 @@ class PcBoard:
         self.lapic.ext_int_changed(level)
 
     def _irq(self, irq: int) -> Line:
-        return self.pic.pin(irq).line()
+        return self._irq_pins[irq].line()
+
+    def _irq_driver(self, irq: int) -> Callable[[bool], None]:
+        """An ISA interrupt is wired to the 8259 pair and to the I/O APIC."""
+        to_pic, to_ioapic, pin = self.pic.set_irq, self.ioapic.set_pin, irq or IOAPIC_TIMER_PIN
+
+        def drive(level: bool) -> None:
+            to_pic(irq, level)
+            to_ioapic(pin, level)
+
+        return drive
 
     # fmt: off
     def _map_ports(self) -> None:
@@ -118,6 +142,8 @@ class PcBoard:
         pio.map(CONTROL_A,     1, self.control_a,         "port92")
         pio.map(DEBUGCON,      1, Debugcon(_debug_output),   "debugcon")
         pio.map(COM1,          8, self.com1,              "com1")
+        pio.map(VGA,   VGA_PORTS, self.vga,               "vga")
+        pio.map(FW_CFG,        2, self.fw_cfg,            "fw_cfg",    wide=True)
         pio.map(PM_BASE, self.pm.size, self.pm,           "acpi-pm",   wide=True)
         pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
         pio.map(0xED,          1, Absent(1, "delay"),     "delay")  # written by drivers to pass time
@@ -162,7 +188,8 @@ class PcBoard:
 
     def reset(self) -> None:
         """RESET#: every chip as after power-on."""
-        chips: list[Resettable] = [self.pic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
+        chips: list[Resettable] = [self.pic, self.ioapic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
+        chips += [self.vga, self.fw_cfg]
         chips += [self.control_a, self.control_b, self.reset_control, *self.ide]
         for chip in chips:
             chip.reset()
@@ -216,7 +243,7 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         machine.on_reset.append(board.reset)
         feed = SerialFeed(machine.vcpu, board.com1)
         machine.serial_input, machine.serial_room = feed.write, feed.room
-        machine.boot = Loader(machine.memory, config, board.pci, board.pic.elcr, board.lapic).load
+        machine.boot = Loader(machine.memory, config, board.pci, board.pic.elcr, board.lapic, IOAPIC).load
         machine.power_on(board.lapic, config.engine)
     except BaseException:
         machine.close()

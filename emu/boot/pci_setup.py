@@ -8,6 +8,7 @@ that a kernel finds the same lines there.
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from emu.boot.mptable import PciWire
 from emu.bus.pci import DEVICES, FUNCTIONS, pirq_of
 from emu.bus.pci_config import (
     BAR0,
@@ -95,6 +96,16 @@ def set_up_pci(spaces: ConfigSpaces, elcr: Region) -> None:
         _route(spaces, slot, elcr)
         command = spaces.config_read(slot, COMMAND, 2)
         spaces.config_write(slot, COMMAND, 2, command | COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR)
+
+
+def interrupt_wires(spaces: ConfigSpaces) -> list[PciWire]:
+    """The interrupt of each function that has one, after `set_up_pci`."""
+    found = []
+    for slot in _occupied(spaces):
+        if pin := spaces.config_read(slot, INTERRUPT_PIN, 1):
+            line = spaces.config_read(slot, INTERRUPT_LINE, 1)
+            found.append(PciWire(slot >> 3, pin, line))
+    return found
 
 
 def _occupied(spaces: ConfigSpaces) -> Iterator[int]:

@@ -1,0 +1,113 @@
+"""The registers of a VGA in text mode, kept and given back; what is in text memory nobody shows.
+
+Source: IBM PS/2 Video Subsystem Technical Reference (1992), VGA function: 2-41 to 2-107. Text memory at
+0xB8000 is the board's plain RAM. Ports are those of the colour address (0x3D4, 0x3DA).
+"""
+
+from emu.bus.types import AccessError, Fault
+
+BASE, PORTS = 0x3C0, 0x20
+ATTRIBUTE, ATTRIBUTE_READ, MISC, SEQUENCER, PEL_MASK = 0x00, 0x01, 0x02, 0x04, 0x06
+DAC_READ, DAC_WRITE, DAC_DATA, MISC_READ, GRAPHICS = 0x07, 0x08, 0x09, 0x0C, 0x0E
+CRTC, STATUS = 0x14, 0x1A
+RETRACE_BITS = 0x09  # display disabled, vertical retrace
+MISC_COLOUR = 0x67  # mode 3: RAM enabled, colour addresses
+
+NAMES = {
+    ATTRIBUTE: "ATTR", ATTRIBUTE_READ: "ATTR data", MISC: "MISC/IS0", SEQUENCER: "SEQ index",
+    SEQUENCER + 1: "SEQ data", PEL_MASK: "PEL mask", DAC_READ: "DAC read index", DAC_WRITE: "DAC write index",
+    DAC_DATA: "DAC data", MISC_READ: "MISC", GRAPHICS: "GC index", GRAPHICS + 1: "GC data",
+    CRTC: "CRTC index", CRTC + 1: "CRTC data", STATUS: "IS1/FC",
+}  # fmt: skip
+
+
+class _Indexed:
+    """An index register and what it selects."""
+
+    __slots__ = ("_mask", "index", "values")
+
+    def __init__(self, registers: int) -> None:
+        self._mask = registers - 1
+        self.index, self.values = 0, bytearray(registers)
+
+    def read(self) -> int:
+        return self.values[self.index & self._mask]
+
+    def write(self, value: int) -> None:
+        self.values[self.index & self._mask] = value
+
+
+class VgaText:
+    """Ports 0x3C0 to 0x3DF; a `Region` of byte ports."""
+
+    size = PORTS
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As firmware leaves it: mode 3, cursor at the top left."""
+        self.crtc, self.sequencer, self.graphics = _Indexed(32), _Indexed(8), _Indexed(16)
+        self.attribute = _Indexed(32)
+        self._by_offset = {SEQUENCER: self.sequencer, GRAPHICS: self.graphics, CRTC: self.crtc}
+        self._plain = {MISC: MISC_COLOUR, PEL_MASK: 0xFF}
+        self._attribute_data = False  # the next write to 0x3C0 is data, not an index
+        self._palette, self._dac_read, self._dac_write = bytearray(3 * 256), 0, 0
+        self._status = 0
+
+    def read(self, offset: int, _width: int) -> int:
+        """A register; STATUS also makes the attribute port expect an index. Raises AccessError."""
+        if chosen := self._by_offset.get(offset & ~1):
+            return chosen.read() if offset & 1 else chosen.index
+        if offset == STATUS:
+            self._attribute_data = False
+            self._status ^= RETRACE_BITS  # so that a wait for either level ends
+            return self._status
+        if offset == DAC_DATA:
+            value = self._palette[self._dac_read]
+            self._dac_read = (self._dac_read + 1) % len(self._palette)
+            return value
+        if offset in (ATTRIBUTE, ATTRIBUTE_READ):
+            return self.attribute.read() if offset else self.attribute.index
+        if offset == MISC_READ:
+            return self._plain[MISC]
+        if offset == MISC:
+            return 0  # input status 0: no interrupt
+        if offset == PEL_MASK:
+            return self._plain[PEL_MASK]
+        if offset == DAC_WRITE:
+            return self._dac_write // 3
+        if offset == DAC_READ:
+            return 0  # ready
+        raise AccessError(Fault.NO_REGISTER)
+
+    def write(self, offset: int, _width: int, value: int) -> None:
+        """Keep a value. Raises AccessError where no register is."""
+        if chosen := self._by_offset.get(offset & ~1):
+            if offset & 1:
+                chosen.write(value)
+            else:
+                chosen.index = value
+        elif offset == ATTRIBUTE:
+            if self._attribute_data:
+                self.attribute.write(value)
+            else:
+                self.attribute.index = value & 0x3F
+            self._attribute_data = not self._attribute_data
+        elif offset in self._plain:
+            self._plain[offset] = value
+        elif offset == DAC_READ:
+            self._dac_read = 3 * value
+        elif offset == DAC_WRITE:
+            self._dac_write = 3 * value
+        elif offset == DAC_DATA:
+            self._palette[self._dac_write] = value & 0x3F
+            self._dac_write = (self._dac_write + 1) % len(self._palette)
+        elif offset == STATUS:
+            pass  # feature control: no bit of use
+        else:
+            raise AccessError(Fault.NO_REGISTER)
+
+    def register_name(self, offset: int, _is_write: bool) -> str:
+        """The reference's name."""
+        return NAMES.get(offset, "reserved")
