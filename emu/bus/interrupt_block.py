@@ -64,6 +64,18 @@ class InterruptBlock:
                 return i << 6 | word.bit_length() - 1
         return -1
 
+    def wanted(self) -> bool:
+        """INTA would give a vector: the same as `deliverable() >= 0`, and cheap where the answer is plain."""
+        words = self.words
+        if words[OUTSTANDING]:
+            return not words[PPR] >> 4 or self.deliverable() >= 0  # every good vector is above class 0
+        return self.requested() and self.deliverable() >= 0
+
+    def requested(self) -> bool:
+        """Something waits in IRR."""
+        words = self.words
+        return bool(words[IRR] | words[IRR + 1] | words[IRR + 2] | words[IRR + 3])
+
     def deliverable(self) -> int:
         """The vector that INTA would give, or -1: above the processor priority's class (11.8.3)."""
         self.fold()

@@ -142,7 +142,7 @@ class Lapic:
     def pending(self) -> bool:
         """True where `acknowledge` would return a vector."""
         return (
-            self.block.deliverable() >= 0
+            self.block.wanted()
             or ((self._pic_accepted or self._ext_requested) and self._ext_int.pending())
             or self._nmi_requested
         )
@@ -261,7 +261,7 @@ class Lapic:
         if in_service >> 4 > ppr >> 4:
             ppr = in_service & 0xF0
         self._words[PPR_WORD] = ppr
-        if self.block.deliverable() >= 0:
+        if self.block.wanted():
             self._cpu.poke()
 
     def _arbitration_priority(self) -> int:
