@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from emu.bus.interrupt_block import InterruptBlock
+from emu.bus.interrupt_block import EOIS, InterruptBlock
 from emu.bus.ledger import ExitLedger, Row
 from emu.bus.memory import GuestMemory
 from emu.bus.mmio import MmioBus
@@ -25,6 +25,7 @@ from emu.cpu.state import StartState
 from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
 
 SWITCH_INTERVAL_S = 1e-4
+APIC_EOI = 0xFEE0_00B0
 
 if TYPE_CHECKING:
     from emu.cpu.symbols import Symbols
@@ -140,6 +141,7 @@ class Machine:
             triple_fault=self.vcpu.shut_down,
             fail=self.vcpu.fail,
             apic=apic.block.address,
+            apic_eoi=0 if self.profile is not None or self.trace is not None else APIC_EOI,
         )
         self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
         self.vcpu.attach(self.engine, apic)
@@ -249,8 +251,9 @@ class Machine:
         return self._symbol_table
 
     def rows(self) -> list[Row]:
-        """The CPU's own rows of the ledger."""
-        return [Row("cpu", "cpu", "HLT", "read", self.vcpu.halts)]
+        """The rows of the ledger that the CPU counts by itself."""
+        eois = Row("irqchip", "lapic", "EOI", "write", self._apic.block.words[EOIS])
+        return [Row("cpu", "cpu", "HLT", "read", self.vcpu.halts), eois]
 
     def close(self) -> None:
         """Stop the data planes, flush and close the disks, free the CPU. Harmless when repeated."""

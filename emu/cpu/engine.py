@@ -36,7 +36,8 @@ class EngineHooks:
     `acknowledge`: an interrupt may be delivered now: its vector, or -1. `cpuid(leaf, subleaf)`. `read_msr`
     gives None and `write_msr` False for #GP. `read_tpr`, `write_tpr`: CR8. `triple_fault`: the CPU has shut
     down. `fail`: an exception of ours that must not unwind through the engine. `apic`: the address of the
-    local APIC's `InterruptBlock`, for INTA cycles without Python; 0 for none.
+    local APIC's `InterruptBlock`, for INTA cycles without Python, and `apic_eoi` that of its EOI register,
+    for ends of interrupt without Python; 0 for none.
     """
 
     port_read: PortRead
@@ -51,6 +52,7 @@ class EngineHooks:
     triple_fault: Callable[[], None]
     fail: Callable[[BaseException], None]
     apic: int = 0
+    apic_eoi: int = 0
 
 
 class Signals(Protocol):

@@ -81,7 +81,10 @@ class _Bell(C.Structure):
 class _Doorbells(C.Structure):
     """`struct doorbells` of thunks.c."""
 
-    _fields_ = [("python", P), ("bells", P), ("length", C.c_uint64)]
+    _fields_ = [
+        *(("python", P), ("bells", P), ("length", C.c_uint64)),
+        *(("apic", P), ("cpu", P), ("eoi", C.c_uint64)),
+    ]
 
 
 MAX_BELLS: Final = 64
@@ -95,6 +98,11 @@ class Doorbells:
         self._bells = (_Bell * MAX_BELLS)()
         self._table = _Doorbells(callback, C.addressof(self._bells), 0)
         self.address = C.addressof(self._table)
+
+    def serve_eoi(self, gpa: int, apic: int, cpu: int) -> None:
+        """Let writes to the APIC's EOI register at `gpa` be served here; `apic` is its `InterruptBlock`."""
+        if self.base <= gpa < self.base + self.size:
+            self._table.apic, self._table.cpu, self._table.eoi = apic, cpu, gpa - self.base
 
     def add(self, gpa: int, fd: int) -> bool:
         """Let stores at `gpa` end at eventfd `fd`; False where the table is full."""
@@ -217,6 +225,8 @@ class FastEngine:
         read, write = self._pointer(READ_CB(area.read)), self._pointer(WRITE_CB(area.write))
         bells = Doorbells(area.base, area.size, write)
         self.doorbells.append(bells)
+        if self._hooks.apic_eoi:
+            bells.serve_eoi(self._hooks.apic_eoi, self._hooks.apic, self.fields.cpu)
         status = LIB_HELD.uc_mmio_map(
             self._handle, area.base, area.size, P(read), None, P(native("doorbell_write")), P(bells.address)
         )

@@ -15,6 +15,7 @@ from emu.bus.interrupt_block import IRR as IRR_WORDS
 from emu.bus.interrupt_block import ISR as ISR_WORDS
 from emu.bus.interrupt_block import PPR as PPR_WORD
 from emu.bus.interrupt_block import TMR as TMR_WORDS
+from emu.bus.interrupt_block import TPR as TPR_WORD
 from emu.bus.types import AccessError, CpuPins, Fault, InterruptController
 from emu.clock import Clock, Timer
 
@@ -271,7 +272,7 @@ class Lapic:
         return self._tpr if self._tpr >> 4 >= highest >> 4 else highest & 0xF0
 
     def _write_tpr(self, value: int) -> None:
-        self._tpr = value & 0xFF
+        self._tpr = self._words[TPR_WORD] = value & 0xFF
         self._evaluate()
 
     def _write_eoi(self, _value: int) -> None:

@@ -74,7 +74,17 @@ struct apic {                       /* emu/bus/interrupt_block.py */
     u64 outstanding;
     u64 enabled;
     u64 external;                   /* 1: the 8259's INTR is high and let through */
+    u64 tpr;
+    u64 eois;                       /* ends of interrupt that were served here */
 };
+
+static int highest(u64 *words)
+{
+    for (int i = 3; i >= 0; i--)
+        if (words[i])
+            return 64 * i + 63 - __builtin_clzl(words[i]);
+    return -1;
+}
 
 static void fold(struct apic *apic)
 {
@@ -97,17 +107,33 @@ static int inta(struct apic *apic)
     if (!apic || !apic->enabled)
         return -1;
     fold(apic);
-    for (int i = 3; i >= 0; i--)
-        if (apic->irr[i]) {
-            int bit = 63 - __builtin_clzl(apic->irr[i]), vector = 64 * i + bit;
-            if ((u64)vector >> 4 <= apic->ppr >> 4)
-                return -1;
-            apic->irr[i] &= ~(1UL << bit);
-            apic->isr[i] |= 1UL << bit;
-            apic->ppr = vector & 0xF0;
-            return vector;
-        }
-    return -1;
+    int vector = highest(apic->irr);
+    if (vector < 0 || (u64)vector >> 4 <= apic->ppr >> 4)
+        return -1;
+    apic->irr[vector >> 6] &= ~(1UL << (vector & 63));
+    apic->isr[vector >> 6] |= 1UL << (vector & 63);
+    apic->ppr = vector & 0xF0;                              /* it was above PPR, so it now sets it */
+    return vector;
+}
+
+/* The EOI register was written. 0: Python must do it, for a level-triggered interrupt. */
+static int end_of_interrupt(struct apic *apic, void *cpu)
+{
+    int vector = highest(apic->isr);
+
+    if (!apic->enabled || (vector >= 0 && apic->tmr[vector >> 6] >> (vector & 63) & 1))
+        return 0;
+    apic->eois++;
+    if (vector < 0)
+        return 1;
+    apic->isr[vector >> 6] &= ~(1UL << (vector & 63));
+    vector = highest(apic->isr);
+    apic->ppr = vector >> 4 > (int)(apic->tpr >> 4) ? vector & 0xF0 : apic->tpr;
+    if (apic->outstanding || highest(apic->irr) >= 0) {     /* an INTA cycle finds out */
+        FIELD(u32, cpu, CPU_INTERRUPT_REQUEST) |= HARD;
+        FIELD(u16, FIELD(u8 *, cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
+    }
+    return 1;
 }
 
 /* ---- exceptions and interrupts: UC_HOOK_INTR ---------------------------------------------------- */
@@ -253,18 +279,23 @@ u32 port_in(void *uc, u32 port, int size, struct ports *user)
     return user->in(uc, port, size, user);
 }
 
-/* ---- ioeventfd: an MMIO write that ends at an eventfd ------------------------------------------- */
+/* ---- MMIO writes: ioeventfds end at an eventfd, the APIC's EOI here, the rest in Python ------------------------------------------- */
 struct bell { u64 offset, count, one, fd; };
 struct doorbells {                  /* one per area of guest-physical space */
     void (*python)(void *uc, u64 offset, u32 size, u64 value, void *user);
     struct bell *bells;
     u64 length;
+    struct apic *apic;              /* its EOI register lies at offset `eoi` of this area; NULL: not here */
+    void *cpu;
+    u64 eoi;
 };
 
 void doorbell_write(void *uc, u64 offset, u32 size, u64 value, struct doorbells *user)
 {
     struct bell *bell = user->bells, *end = bell + user->length;
 
+    if (user->apic && offset == user->eoi && size == 4 && end_of_interrupt(user->apic, user->cpu))
+        return;
     for (; bell < end; bell++)
         if (bell->offset == offset) {
             bell->count++;
