@@ -12,7 +12,7 @@ from typing import Final
 from emu.errors import EngineError
 
 # struct uc_struct
-UC_STOP_INTERRUPT, UC_NO_EXIT_REQUEST = 224, 2034
+UC_STOP_INTERRUPT, UC_CPU, UC_NO_EXIT_REQUEST = 224, 440, 2034
 # CPUState
 CPU_INTERRUPT_REQUEST, CPU_ENV_PTR, CPU_ICOUNT_DECR_PTR, CPU_MEM_IO_PC = 28, 296, 304, 33144
 CPU_HALTED, CPU_EXCEPTION_INDEX, CPU_UC = 33176, 33184, 33192
@@ -71,6 +71,8 @@ class Fields:
         for word in words:
             if word > 1 << 16 and _peek(word + CPU_UC) == handle:
                 found.add(word)
+        if len(found) > 1 and words[UC_CPU // 8] in found:  # the memory of a closed engine looks alike
+            found = {words[UC_CPU // 8]}
         if len(found) != 1:
             raise EngineError(f"the engine's CPU state: {len(found)} candidates")
         self.cpu = cpu = found.pop()

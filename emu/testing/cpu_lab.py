@@ -126,7 +126,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
         self.on_store: Callable[[int, int], None] = lambda at, value: self.stores.append((at, value))
         self.task_priority = 0
         self.tsc_offset = 0
-        hooks = EngineHooks(
+        self.hooks = hooks = EngineHooks(
             port_read=self._port_read,
             port_write=self._port_write,
             areas=self._areas(),
@@ -140,12 +140,13 @@ class CpuLab(AbstractContextManager["CpuLab"]):
             fail=vcpu.fail,
         )
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
+        self.blocks = [RamBlock(0, RAM, base)]
         self.fast: FastEngine | None = None
         self.engine: Engine
         if engine == "fast":
-            self.engine = self.fast = FastEngine([RamBlock(0, RAM, base)], hooks, vcpu.wake_fd)
+            self.engine = self.fast = FastEngine(self.blocks, hooks, vcpu.wake_fd)
         else:
-            self.engine = PublicEngine([RamBlock(0, RAM, base)], hooks, vcpu.wake_fd)
+            self.engine = PublicEngine(self.blocks, hooks, vcpu.wake_fd)
         vcpu.attach(self.engine, self.vectors)
         self.vectors.poke = vcpu.poke
         self.memory.on_written = vcpu.memory_written
