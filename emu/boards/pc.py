@@ -243,7 +243,7 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         machine.on_reset.append(board.reset)
         feed = SerialFeed(machine.vcpu, board.com1)
         machine.serial_input, machine.serial_room = feed.write, feed.room
-        machine.boot = Loader(machine.memory, config, board.pci, board.pic.elcr, board.lapic, IOAPIC).load
+        machine.boot = Loader(machine.memory, config, board.pci, board.pic, board.lapic, IOAPIC).load
         machine.power_on(board.lapic, config.engine)
     except BaseException:
         machine.close()

@@ -1,6 +1,6 @@
 import struct
 
-from emu.boot.bios_data import build_bios_data
+from emu.boot.bios_data import DUMMY_HANDLER, IRET, build_bios_data, build_vectors
 from emu.boot.mptable import Chips, PciWire, build_mp_tables
 
 CHIPS = Chips(0xFEE00000, 0xFEC00000, 0, 0x00170020, 0x306C4, 0x0789ABCD)
@@ -65,3 +65,10 @@ def test_the_bios_data_area_says_where_conventional_memory_ends() -> None:
     assert struct.unpack_from("<H", area, 0x13)[0] == 639
     assert struct.unpack_from("<H", area, 0x00)[0] == 0x3F8
     assert struct.unpack_from("<H", area, 0x63)[0] == 0x3D4
+
+
+def test_every_real_mode_vector_leads_to_the_iret_at_its_traditional_place() -> None:
+    vectors = build_vectors()
+    assert len(vectors) == 1024
+    assert {struct.unpack_from("<HH", vectors, 4 * i) for i in range(256)} == {(0xFF53, 0xF000)}
+    assert (DUMMY_HANDLER, IRET) == (0xFFF53, b"\xcf")
