@@ -108,6 +108,8 @@ class PcBoard:
         for device in config.devices:
             if device.driver == "isa-debug-exit":
                 self._add_debug_exit(device)
+            elif device.driver == "pc-testdev":
+                self._add_testdev()
 
     def _intr_changed(self, level: bool) -> None:
         """The 8259 pair's INTR is wired to the local APIC's LINT0."""
@@ -179,6 +181,24 @@ class PcBoard:
             self.machine.pio.map(base, size, chip, "isa-debug-exit", wide=True)
         except MapError as error:
             raise ConfigError(f"-device isa-debug-exit: {error}; try iobase=0xf4,iosize=4") from None
+
+    def _add_testdev(self) -> None:
+        from emu.devices import pc_testdev as testdev  # noqa: PLC0415 - for test kernels only
+
+        lines = {irq: self._irq(irq) for irq in IRQS}
+
+        def drive(irq: int, level: bool) -> None:
+            if irq in lines:
+                lines[irq].set(level)
+
+        pio = self.machine.pio
+        try:
+            pio.map(testdev.IOPORT, testdev.PORTS, testdev.PlainBytes(testdev.PORTS), "testdev", wide=True)
+            pio.map(testdev.FLUSH, testdev.FLUSH_PORTS, testdev.FlushPage(), "testdev-flush", wide=True)
+            pio.map(testdev.IRQ_LINES, testdev.IRQ_PORTS, testdev.IrqLines(drive), "testdev-irq")
+        except MapError as error:
+            raise ConfigError(f"-device pc-testdev: {error}; give it once") from None
+        self.machine.mmio.map(testdev.MEMORY, testdev.PlainBytes(testdev.MEMORY_SIZE), "testdev-memory")
 
     def _debug_exit(self, status: int) -> None:
         self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, status >> 1))

@@ -86,6 +86,7 @@ DRIVERS: tuple[Driver, ...] = (
             Property("iosize", _within(1, 4), "ports, default 2"),
         ),
     ),
+    Driver("pc-testdev", "interrupt lines, ports and memory for test kernels", (ID,)),
     Driver(
         "virtio-blk-pci",
         "a virtio 1.2 disk on PCI",
