@@ -17,8 +17,6 @@ for STEPS instructions with interrupts off; task gates are answered like bad gat
 import contextlib
 import ctypes as C
 import mmap
-import os
-import select
 import struct
 import threading
 import time
@@ -60,6 +58,7 @@ from emu.cpu.library import (
     WRITE_CB,
     P,
 )
+from emu.cpu.public_deadline import Bells, PolledDeadline, PublicSignals
 from emu.cpu.public_events import GP, NMI, Events
 from emu.cpu.public_memory import CpuFault, Paging
 from emu.cpu.public_state import HF2_NMI, HF_INHIBIT, HF_LMA, Context
@@ -88,89 +87,6 @@ _LEGACY_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0
 
 Access = tuple[int, int, int]
 """Kind (0 read, 1 write, 2 IN), address, width."""
-
-
-class PublicSignals:
-    """The flags between threads; plain stores."""
-
-    def __init__(self) -> None:
-        self.alarm = 0
-        self.waiting = 0
-        self.poked = 0
-        """1: another thread wants an INTA cycle."""
-
-
-class PolledDeadline:
-    """A deadline that the engine looks at between slices; owned by the vCPU thread."""
-
-    def __init__(self, signals: PublicSignals, wake_fd: int) -> None:
-        self._signals, self._wake_fd = signals, wake_fd
-        self._at: int | None = None
-        self._insists = False
-        self._poll = select.poll()
-        self._poll.register(wake_fd, select.POLLIN)
-
-    def arm(self, deadline_ns: int) -> None:
-        """Due once the host's monotonic clock reaches `deadline_ns`."""
-        self._at, self._insists = deadline_ns, False
-
-    def disarm(self) -> None:
-        """No deadline."""
-        self._at, self._insists = None, False
-
-    def insist(self) -> None:
-        """Due until the next `arm` or `disarm`; any thread."""
-        self._insists = True
-
-    def now(self) -> int:
-        """Have an INTA cycle run soon; any thread. No system call."""
-        self._signals.poked = 1
-        return 0
-
-    def look(self) -> None:
-        """Set the flag where the deadline has passed."""
-        if self._insists or (self._at is not None and time.monotonic_ns() >= self._at):
-            self._signals.alarm = 1
-
-    def wait(self) -> None:
-        """Sleep until the eventfd is written or the deadline passes."""
-        left = None if self._at is None else max(0, self._at - time.monotonic_ns()) / 1e6
-        if self._poll.poll(left):
-            os.eventfd_read(self._wake_fd)
-        self.look()
-
-    def close(self) -> None:
-        """Nothing to free."""
-        self._at = None
-
-
-class Bells:
-    """The ioeventfds of all areas: address -> eventfd and how often it rang. vCPU thread."""
-
-    def __init__(self) -> None:
-        self._bells: dict[int, list[int]] = {}
-
-    def add(self, gpa: int, fd: int) -> bool:
-        """Let stores at `gpa` end at eventfd `fd`."""
-        self._bells[gpa] = [fd, 0]
-        return True
-
-    def remove(self, gpa: int) -> int:
-        """Take one away; returns how often it rang."""
-        return self._bells.pop(gpa, [0, 0])[1]
-
-    def count(self, gpa: int) -> int:
-        """How often the bell at `gpa` rang."""
-        return self._bells.get(gpa, [0, 0])[1]
-
-    def ring(self, gpa: int) -> bool:
-        """A store at `gpa`: signal, where a bell is."""
-        bell = self._bells.get(gpa)
-        if bell is None:
-            return False
-        bell[1] += 1
-        os.eventfd_write(bell[0], 1)
-        return True
 
 
 class PublicEngine:

@@ -83,7 +83,7 @@ def test_no_post_of_thousands_is_lost(lab: CpuLab, if_flag: str) -> None:
 
     def post(_over: threading.Event) -> None:
         for i in range(3000):
-            lab.vcpu.post(lambda i=i: made.append(i))  # type: ignore[misc]
+            lab.vcpu.post(lambda i=i: made.append(i))
             if i % 3 == 0:
                 done = threading.Event()
                 lab.vcpu.post(done.set)
@@ -244,15 +244,15 @@ def test_an_exception_of_ours_ends_the_run_as_itself(lab: CpuLab, hook: str) -> 
         "wrmsr": "b91b000000 0f30",
     }
     if hook == "out":
-        lab.on_out = broken  # type: ignore[assignment]
+        lab.on_out = broken
     if hook == "in":
         lab.on_in = broken
     if hook == "load":
         lab.on_load = broken
     if hook == "store":
-        lab.on_store = broken  # type: ignore[assignment]
+        lab.on_store = broken
     if hook == "acknowledge":
-        lab.vectors.acknowledge = broken  # type: ignore[method-assign]
+        lab.vectors.acknowledge = broken
         lab.vectors.waiting.append(VECTOR)
     if hook == "timer":
         lab.clock.call_at(lab.clock.now_ns() + 1_000_000, broken)

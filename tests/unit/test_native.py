@@ -83,7 +83,7 @@ def test_rip_is_exact_in_port_and_mmio_hooks() -> None:
                 return 0
 
             lab.on_load = on_load
-            lab.on_out = lambda _port, _value, lab=lab, seen=seen: seen.append(lab.engine.rip())  # type: ignore[misc]
+            lab.on_out = lambda _port, _value, lab=lab, seen=seen: seen.append(lab.engine.rip())
             lab.long64(code("bb000000e0 90 90 8b03 90 e680 90 8b4304 e680 f4"))
             assert seen == [0x1007, 0x100A, 0x100D, 0x1010], engine
 
