@@ -162,7 +162,7 @@ class Lapic:
             if self._words[EXTERNAL]:
                 self._cpu.poke()  # INTR is still high
             return vector
-        if self._pic_accepted or self._ext_requested:
+        if self._ext_requested or (self._pic_accepted and self._ext_int.pending()):
             self._ext_requested = False
             return self._ext_int.acknowledge()
         return -1

@@ -45,7 +45,7 @@ class OnePic:
         return bool(self.waiting)
 
     def acknowledge(self) -> int:
-        return self.waiting.pop(0) if self.waiting else -1
+        return self.waiting.pop(0) if self.waiting else 39  # an 8259 always answers: spurious
 
 
 class Board:
@@ -428,3 +428,9 @@ def test_narrow_reads_take_a_part_and_other_misfits_are_refused(board: Board) ->
 def test_register_names_are_the_sdms(board: Board) -> None:
     names = [board.lapic.register_name(n, True) for n in (EOI, TPR, ICR_LOW, ISR + 0x20, INITIAL, 0)]
     assert names == ["EOI", "TPR", "ICR_LOW", "ISR2", "TIMER_INITIAL", "reserved"]
+
+
+def test_an_inta_cycle_without_any_request_gives_nothing(board: Board) -> None:
+    """The engine leaves for alarms and pokes, too: the 8259 is not asked for a spurious vector then."""
+    board.lapic.virtual_wire()
+    assert board.lapic.acknowledge() == -1
