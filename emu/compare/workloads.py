@@ -9,6 +9,7 @@ import os
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -114,16 +115,19 @@ def pattern(words: int, generation: int) -> "array[int]":
     return found
 
 
-def random_blocks(count: int, blocks: int) -> Counter[int]:
-    """How often `randread` reads each block. Source: Vigna's xorshift64*."""
-    found: Counter[int] = Counter()
+def random_sequence(count: int, blocks: int) -> Iterator[int]:
+    """The blocks that `randread` reads, in order. Source: Vigna's xorshift64*."""
     state = SEED
     for _ in range(count):
         state ^= state >> 12
         state ^= state << 25 & MASK64
         state ^= state >> 27
-        found[((state * XORSHIFT & MASK64) >> 32) * blocks >> 32] += 1
-    return found
+        yield ((state * XORSHIFT & MASK64) >> 32) * blocks >> 32
+
+
+def random_blocks(count: int, blocks: int) -> Counter[int]:
+    """How often `randread` reads each block."""
+    return Counter(random_sequence(count, blocks))
 
 
 class PatternDisk:

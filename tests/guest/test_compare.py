@@ -71,6 +71,15 @@ def test_the_inline_queue_equals_its_formula_at_any_depth(
     assert (found.problem, found.misses) == ("", [])
 
 
+@pytest.mark.parametrize("op", ["write", "randread"])
+@pytest.mark.parametrize(("bs", "qd", "count"), [(512, 32, 3000), (65536, 32, 300), (2 << 20, 4, 9)])
+def test_the_inline_queue_merges_neighbours_as_its_formula_says(
+    op: str, bs: int, qd: int, count: int, tmp_path: Path
+) -> None:
+    found = row("virtio", Workload(op, bs, qd, count), tmp_path)
+    assert (found.problem, found.misses) == ("", [])
+
+
 @pytest.mark.parametrize("qd", [2, 7, 8, 32, 256])
 @pytest.mark.parametrize("path", THREADED)
 def test_a_threaded_queue_keeps_its_bounds(path: str, qd: int, tmp_path: Path) -> None:
@@ -207,28 +216,32 @@ EVENT = re.compile(r"\bwrite\(\d+, [^,]*, 8(?:\)| <unfinished)|\bread(?:\(\d+, |
 """Reads and writes of events are those of 8 bytes; a console or an image file has none."""
 
 
-def traced(path: str, count: int, folder: Path) -> tuple[int, int]:
+def traced(path: str, count: int, qd: int, folder: Path) -> tuple[int, int]:
     """The data path's system calls of a whole run: as reported, and as strace saw them."""
     log = folder / f"{path}-{count}"
     words = ["strace", "-f", "-o", str(log), "-e", f"trace={DATA_PATH}", *EMU, "compare", "--paths", path]
-    words += ["--count", str(count), "--json", "-"]
+    words += ["--count", str(count), "--qd", str(qd), "--json", "-"]
     shown = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True).stdout
     lines = log.read_text(errors="replace").splitlines()
     seen = sum(1 for line in lines if TRANSFER.search(line) or EVENT.search(line))
     return round(json.loads(shown)["paths"][0]["per_request"]["syscalls"] * count), seen
 
 
-def audited(path: str, folder: Path) -> tuple[int, int]:
+def audited(path: str, folder: Path, qd: int = 1) -> tuple[int, int]:
     """What 1,000 requests more cost: as reported, as seen. What a run costs by itself is gone."""
-    (few, few_seen), (many, many_seen) = (traced(path, count, folder) for count in (500, 1500))
+    (few, few_seen), (many, many_seen) = (traced(path, count, qd, folder) for count in (500, 1500))
     return many - few, many_seen - few_seen
 
 
 @pytest.mark.peer("strace")
-@pytest.mark.parametrize("path", ["ide-pio", "virtio"])
-def test_strace_sees_the_system_calls_that_are_reported(path: str, tmp_path: Path) -> None:
-    reported, seen = audited(path, tmp_path)
-    assert reported == 1000
+@pytest.mark.parametrize(
+    ("path", "qd", "calls"), [("ide-pio", 1, 1000), ("virtio", 1, 1000), ("virtio", 20, 50)]
+)
+def test_strace_sees_the_system_calls_that_are_reported(
+    path: str, qd: int, calls: int, tmp_path: Path
+) -> None:
+    reported, seen = audited(path, tmp_path, qd)
+    assert reported == calls
     assert abs(seen - reported) <= 4  # a wake-up by a timer, once or twice a second
 
 

@@ -7,11 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from emu.compare.budgets import BUDGETS, AtaTransfer, Budget, Counts, Range, budget_of, rounds, wish
+from emu.compare.budgets import (
+    BUDGETS,
+    RUN_BYTES,
+    AtaTransfer,
+    Budget,
+    Counts,
+    Range,
+    budget_of,
+    rounds,
+    transfers,
+    wish,
+)
 from emu.compare.html import page
 from emu.compare.measure import Row, find_problem, read_output
 from emu.compare.report import Comparison, Host, document, print_plain, print_rich, shown_count
-from emu.compare.workloads import Features, PatternDisk, Workload, check, pattern, random_blocks
+from emu.compare.workloads import (
+    Features,
+    PatternDisk,
+    Workload,
+    check,
+    pattern,
+    random_blocks,
+    random_sequence,
+)
 from emu.config import Outcome, OutcomeKind
 from emu.errors import ConfigError
 
@@ -92,7 +111,38 @@ def test_one_4_kib_read_over_virtio() -> None:
 def test_an_inline_queue_is_rung_once_for_each_full_ring(qd: int, count: int, batches: int) -> None:
     budget = budget_of("virtio", Workload("write", 512, qd, count))
     assert totals(budget)[:4] == (batches, 0, batches, batches)
-    assert budget.syscalls == (count, count)
+    assert budget.syscalls == (batches, batches)  # a batch lies together on the disk
+
+
+def counted_transfers(work: Workload, batch: int) -> int:
+    """The same as `transfers`, request by request."""
+    blocks = random_sequence(work.count, work.blocks)
+    if work.op != "randread":
+        blocks = (i % work.blocks for i in range(work.count))
+    found = end = size = 0
+    for i, block in enumerate(blocks):
+        if not i or i % batch == 0 or block * work.bs != end or size + work.bs > RUN_BYTES:
+            found, size = found + 1, 0
+        end, size = (block + 1) * work.bs, size + work.bs
+    return found
+
+
+@pytest.mark.parametrize("op", ["read", "write", "randread"])
+@pytest.mark.parametrize("bs", [512, 4096, 65536, 393216, 1 << 20, 3 << 20])
+@pytest.mark.parametrize("count", [1, 31, 32, 100, 1000])
+@pytest.mark.parametrize("batch", [1, 2, 7, 32, 256, 1000])
+def test_transfers_are_runs_of_neighbours_within_a_batch(op: str, bs: int, count: int, batch: int) -> None:
+    work = Workload(op, bs, 1, count)
+    assert transfers(work, batch) == counted_transfers(work, batch)
+
+
+def test_neighbours_share_a_system_call() -> None:
+    assert budget_of("virtio", Workload("read", 4096, 32, 1000)).syscalls == (32, 32)
+    assert budget_of("virtio", Workload("read", 65536, 32, 1000)).syscalls == (63, 63)  # 1 MiB at most
+    assert budget_of("virtio", READ_4K).syscalls == (1000, 1000)
+    for path in ("virtio-iothread", "vhost"):
+        assert budget_of(path, Workload("read", 4096, 32, 1000)).syscalls.low == 32 + 2
+        assert budget_of(path, READ_4K).syscalls.low == 1000 + 2
 
 
 @pytest.mark.parametrize(("in_flight", "completions"), [(1, 1), (7, 1), (8, 7), (32, 25), (256, 193)])

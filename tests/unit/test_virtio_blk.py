@@ -1,13 +1,14 @@
 """virtio-blk requests, each served by the plain and by the fused loop."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from emu.devices.block.raw import RawImage
 from emu.devices.virtio.blk import CONFIG, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, VirtioBlk
+from emu.devices.virtio.blk_drain import MAX_RUN_BYTES
 from emu.devices.virtio.spec import (
     BLK_F_CONFIG_WCE,
     BLK_F_DISCARD,
@@ -25,7 +26,7 @@ from emu.devices.virtio.spec import (
     BLK_T_WRITE_ZEROES,
     SECTOR,
 )
-from emu.errors import ConfigError, DriverError
+from emu.errors import ConfigError, DriverError, MediumError
 from emu.testing.driver_queue import DriverQueue
 
 SECTORS = 64
@@ -254,3 +255,215 @@ def test_impossible_disks_are_refused(tmp_path: Path) -> None:
         VirtioBlk(medium, queues=0)
     with pytest.raises(ConfigError, match="logical_block_size=100"):
         VirtioBlk(medium, block_size=100)
+
+
+# ---- neighbours are one transfer --------------------------------------------------------------------
+
+
+class Calls:
+    """A medium that notes what it is asked for, and fails where a request touches a bad sector."""
+
+    def __init__(self, medium: RawImage, bad: range = range(0)) -> None:
+        self._medium, self._bad = medium, bad
+        self.size, self.read_only, self.costs = medium.size, medium.read_only, medium.costs
+        self.seen: list[tuple[str, int, int]] = []
+
+    def _note(self, what: str, offset: int, buffers: Sequence[memoryview | bytes]) -> None:
+        length = sum(map(len, buffers))
+        self.seen.append((what, offset // SECTOR, length // SECTOR))
+        if any(offset // SECTOR <= sector < (offset + length) // SECTOR for sector in self._bad):
+            raise MediumError("bad sector")
+
+    def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self._medium.readv(offset, buffers)  # what was read in part is in the buffers, too
+        self._note("read", offset, buffers)
+
+    def writev(self, offset: int, buffers: Sequence[memoryview | bytes]) -> None:
+        self._note("write", offset, buffers)
+        self._medium.writev(offset, buffers)
+
+    def flush(self) -> None:
+        self.seen.append(("flush", 0, 0))
+        self._medium.flush()
+
+    def discard(self, offset: int, length: int) -> None:
+        self._medium.discard(offset, length)
+
+    def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
+        self._medium.write_zeroes(offset, length, unmap)
+
+    def close(self) -> None:
+        self._medium.close()
+
+
+class Run:
+    """Several requests shown at once to the fused loop, and what the medium saw of them."""
+
+    def __init__(self, path: Path, bad: range = range(0), size: int = 32, slot_bytes: int = 4096) -> None:
+        path.write_bytes(CONTENT)
+        self.path, self.medium = path, Calls(RawImage(path, False), bad)
+        self.disk = VirtioBlk(self.medium)
+        self.disk.set_features(BLK_F_FLUSH)
+        self.driver = DriverQueue(size=size, indirect=True, slot_bytes=slot_bytes)
+        self.drain = self.disk.drain(0, self.driver.device_side())
+        self.heads: list[int] = []
+
+    def add(self, kind: int, sector: int, *parts: bytes | int) -> None:
+        self.heads.append(self.driver.add(header(kind, sector), *parts, 1, indirect=len(self.heads) % 2 == 1))
+
+    def serve(self) -> list[tuple[int, int]]:
+        """Status and used length by request; they are answered in order."""
+        assert self.drain(256) == len(self.heads)
+        used = self.driver.used()
+        assert [head for head, _ in used] == self.heads
+        return [(self.driver.written(head)[-1], written) for head, written in used]
+
+    def data(self, number: int) -> bytes:
+        return self.driver.written(self.heads[number])[:-1]
+
+
+def sectors(first: int, count: int) -> bytes:
+    return CONTENT[first * SECTOR : (first + count) * SECTOR]
+
+
+def test_neighbours_are_read_in_one_transfer(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    for sector in (4, 6, 8):
+        run.add(BLK_T_IN, sector, 1024)
+    run.add(BLK_T_IN, 10, 512, 100, 412)
+    assert run.serve() == [(BLK_S_OK, 1025)] * 4
+    assert run.medium.seen == [("read", 4, 8)]
+    assert run.medium.costs.syscalls == 1
+    assert b"".join(map(run.data, range(4))) == sectors(4, 8)
+
+
+def test_neighbours_are_written_in_one_transfer(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    for n in range(5):
+        run.add(BLK_T_OUT, 7 + n, bytes((0xA0 + n,)) * 512)
+    assert run.serve() == [(BLK_S_OK, 1)] * 5
+    assert run.medium.seen == [("write", 7, 5)]
+    written = b"".join(bytes((0xA0 + n,)) * 512 for n in range(5))
+    assert run.path.read_bytes() == sectors(0, 7) + written + sectors(12, SECTORS - 12)
+
+
+@pytest.mark.parametrize("second", [1, 3, 5, 4 + 2 + 1, 40])
+def test_what_does_not_follow_on_the_disk_is_a_transfer_by_itself(tmp_path: Path, second: int) -> None:
+    run = Run(tmp_path / "disk")
+    run.add(BLK_T_IN, 4, 1024)
+    run.add(BLK_T_IN, second, 512)
+    assert run.serve() == [(BLK_S_OK, 1025), (BLK_S_OK, 513)]
+    assert run.medium.seen == [("read", 4, 2), ("read", second, 1)]
+    assert (run.data(0), run.data(1)) == (sectors(4, 2), sectors(second, 1))
+
+
+def test_a_write_ends_a_run_of_reads(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    run.add(BLK_T_IN, 0, 512)
+    run.add(BLK_T_IN, 1, 512)
+    run.add(BLK_T_OUT, 2, b"x" * 512)
+    run.add(BLK_T_IN, 2, 512)
+    run.add(BLK_T_IN, 3, 512)
+    assert [status for status, _ in run.serve()] == [BLK_S_OK] * 5
+    assert run.medium.seen == [("read", 0, 2), ("write", 2, 1), ("read", 2, 2)]
+    assert run.data(3) + run.data(4) == b"x" * 512 + sectors(3, 1)
+
+
+def test_a_flush_stays_between_the_writes_around_it(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    run.add(BLK_T_OUT, 0, b"a" * 512)
+    run.add(BLK_T_OUT, 1, b"b" * 512)
+    run.add(BLK_T_FLUSH, 0)
+    run.add(BLK_T_OUT, 2, b"c" * 512)
+    run.add(BLK_T_OUT, 3, b"d" * 512)
+    assert [status for status, _ in run.serve()] == [BLK_S_OK] * 5
+    assert run.medium.seen == [("write", 0, 2), ("flush", 0, 0), ("write", 2, 2)]
+
+
+def test_a_disk_without_a_cache_flushes_a_run_before_it_answers(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    run.disk.set_features(0)
+    run.add(BLK_T_OUT, 0, b"a" * 512)
+    run.add(BLK_T_OUT, 1, b"b" * 512)
+    run.driver.memory.on_written = lambda _gpa, _length: run.medium.seen.append(("answer", 0, 0))
+    run.serve()
+    assert run.medium.seen == [("write", 0, 2), ("flush", 0, 0), ("answer", 0, 0)]
+
+
+@pytest.mark.parametrize("kind", [BLK_T_IN, BLK_T_OUT])
+def test_an_error_within_a_run_stays_with_its_request(tmp_path: Path, kind: int) -> None:
+    run = Run(tmp_path / "disk", bad=range(12, 13))
+    for sector in (8, 10, 12, 14):
+        run.add(kind, sector, bytes((sector,)) * 1024 if kind == BLK_T_OUT else 1024)
+    good = (BLK_S_OK, 1 if kind == BLK_T_OUT else 1025)
+    assert run.serve() == [good, good, (BLK_S_IOERR, 1 if kind == BLK_T_OUT else 0), good]
+    assert [length for _, _, length in run.medium.seen] == [8, 2, 2, 2, 2]
+    if kind == BLK_T_OUT:
+        expected = bytes((8,)) * 1024 + bytes((10,)) * 1024 + sectors(12, 2) + bytes((14,)) * 1024
+        assert run.path.read_bytes()[8 * 512 : 16 * 512] == expected
+    else:
+        assert [run.data(n) for n in (0, 1, 3)] == [sectors(8, 2), sectors(10, 2), sectors(14, 2)]
+
+
+def test_the_drivers_fault_after_a_run_leaves_the_run_answered(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    run.add(BLK_T_IN, 0, 512)
+    run.add(BLK_T_IN, 1, 512)
+    run.driver.add(b"short", 1)
+    run.add(BLK_T_IN, 2, 512)
+    with pytest.raises(DriverError, match="virtio-blk request of"):
+        run.drain(256)
+    assert [head for head, _ in run.driver.used()] == run.heads[:2]
+    assert run.medium.seen == [("read", 0, 2)]
+
+
+def test_a_run_is_bounded_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(2 * MAX_RUN_BYTES))
+    each = MAX_RUN_BYTES // 8
+    medium = Calls(RawImage(path, False))
+    disk, driver = VirtioBlk(medium), DriverQueue(size=16, indirect=True, slot_bytes=each + 4096)
+    drain = disk.drain(0, driver.device_side())
+    for n in range(11):
+        driver.add(header(BLK_T_IN, n * each // SECTOR), each, 1, indirect=True)
+    assert drain(256) == 11
+    assert [length * SECTOR for _, _, length in medium.seen] == [8 * each, 3 * each]
+
+
+def test_a_run_is_bounded_in_buffers(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk")
+    for n in range(4):  # 103 buffers each
+        run.heads.append(run.driver.add(header(BLK_T_IN, n), *[5] * 102, 2, 1, indirect=True))
+    assert run.serve() == [(BLK_S_OK, 513)] * 4
+    assert run.medium.seen == [("read", 0, 2), ("read", 2, 2)]
+
+
+@pytest.mark.parametrize("kind", [BLK_T_IN, BLK_T_OUT])
+def test_every_byte_stored_for_a_run_is_reported_before_it_is_shown(tmp_path: Path, kind: int) -> None:
+    run = Run(tmp_path / "disk")
+    reported: set[int] = set()
+
+    def note(gpa: int, length: int) -> None:
+        assert run.driver.used_words[1] == 0
+        reported.update(range(gpa, gpa + length))
+
+    run.driver.memory.on_written = note
+    for n in range(6):
+        run.add(kind, n, bytes(512) if kind == BLK_T_OUT else 512)
+    run.serve()
+    parts = [part for head in run.heads for part in run.driver.parts[head]]
+    assert {at for gpa, n, writable in parts if writable for at in range(gpa, gpa + n)} <= reported
+
+
+def test_a_run_may_cross_the_end_of_the_ring(tmp_path: Path) -> None:
+    run = Run(tmp_path / "disk", size=16)
+    for _ in range(13):
+        run.driver.add(header(BLK_T_IN), 512, 1, indirect=True)
+        assert run.drain(256) == 1
+        run.driver.used()
+    run.medium.seen.clear()
+    for n in range(7):
+        run.heads.append(run.driver.add(header(BLK_T_IN, n), 512, 1, indirect=True))
+    assert run.serve() == [(BLK_S_OK, 513)] * 7
+    assert run.medium.seen == [("read", 0, 7)]
+    assert b"".join(map(run.data, range(7))) == sectors(0, 7)

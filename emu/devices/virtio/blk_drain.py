@@ -1,8 +1,13 @@
-"""The fast drain loop of virtio-blk: reads and writes of the shape that drivers build, in one function.
+"""The fast drain loop of virtio-blk: reads and writes of the shape that drivers build, in few functions.
 
 Header (16 bytes), data buffers, status byte, one descriptor each, in the ring's table or in an indirect one,
 buffers below 3 GiB. Any other shape, and any fault, takes the plain path (`VirtioBlk.handle`), which says
-what is wrong; so this file decides nothing on its own. Measured: about 1.6 times as fast as the plain loop.
+what is wrong; so this file decides nothing on its own.
+
+Neighbours become one transfer: requests that follow each other in the ring, in direction and on the disk, are
+one call to the medium, and are answered together. A transfer that fails is done again request by request, so
+that an error stays with the request it belongs to. Of buffers that follow each other in guest memory, too,
+one view is made.
 """
 
 import struct
@@ -34,12 +39,20 @@ from emu.errors import DriverError, MediumError
 
 HEADER_BYTES: Final = 16
 NEXT_WRITE: Final = DESC_F_NEXT | DESC_F_WRITE
-unpack_three = struct.Struct("<QIHHQIHHQIHH").unpack_from
-unpack_header = struct.Struct("<IIQ").unpack_from
+MAX_RUN_BYTES: Final = 1 << 20
+"""Bytes of neighbours in one transfer; a longer request is one by itself."""
+MAX_RUN_BUFFERS: Final = 256
+NEAR: Final = 4 * 4096
+"""Status bytes within that many bytes of guest memory are reported as one range."""
+unpack_three = struct.Struct("<QIIQIIQII").unpack_from
+"""(buffer, offset) -> three times address, length, and flags with the next index in the upper half."""
+unpack_header = struct.Struct("<I4xQ").unpack_from
 
-Parsed = tuple[int, int, list[memoryview], list[tuple[int, int]] | None, int]
-"""Byte offset; used length when all goes well; buffers; the guest ranges that a read fills, None for a write;
-the status byte's address."""
+Span = tuple[int, int]
+"""Guest RAM from the first address up to before the second."""
+Request = tuple[int, int, int, int, int, int, int, list[Span] | None]
+"""Head; BLK_T_IN or BLK_T_OUT; first byte on the disk and the one after the last; the same of the first
+buffer in guest memory; the status byte's address; the other buffers, None where there is one only."""
 
 
 class Disk(Protocol):
@@ -63,48 +76,152 @@ class Disk(Protocol):
 
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
     """The drain loop of one queue; see `emu.devices.virtio.types.Drain`."""
-    avail, used, used_ring = queue.avail, queue.used, queue.used_ring
-    size, mask, memory = queue.size, queue.mask, queue.memory
-    readv, writev, flush = disk.backend.readv, disk.backend.writev, disk.backend.flush
+    avail, size, mask = queue.avail, queue.size, queue.mask
     ram = _low_ram(queue)
     parse = _parser(queue, disk, ram)
+    one, many = _finishers(queue, disk, ram)
 
     def drain(limit: int) -> int:
-        last = queue.last_avail
-        served = (avail[AVAIL_IDX] - last) & 0xFFFF
-        if served > size:
+        waiting = (avail[AVAIL_IDX] - queue.last_avail) & 0xFFFF
+        if waiting > size:
             queue.waiting()  # raises, with the figures
-        served, report = min(served, limit), memory.on_written
-        for _ in range(served):
-            head = avail[AVAIL_RING + (last & mask)]
-            found = parse(head)
-            if found is None:
+        served = min(waiting, limit)
+        at = AVAIL_RING + (queue.last_avail & mask)
+        if served == 1:
+            if (request := parse(avail[at])) is not None:
+                one(request)
+            else:
                 _plain(queue, disk)
-                last = queue.last_avail
-                continue
-            offset, answer, buffers, places, status_at = found
-            status = BLK_S_OK
-            try:
-                if places is not None:
-                    readv(offset, buffers)
-                else:
-                    writev(offset, buffers)
-                    if disk.stable:
-                        flush()
-            except MediumError:
-                status, answer = BLK_S_IOERR, 0 if places is not None else 1
-            ram[status_at] = status
-            if places is not None:
-                for gpa, length in places:
-                    report(gpa, length)
-            report(status_at, 1)
-            queue.last_avail = last = (last + 1) & 0xFFFF
-            at = queue.used_idx
-            used_ring[at & mask] = head | answer << 32
-            queue.used_idx = used[USED_IDX] = (at + 1) & 0xFFFF
+            return 1
+        heads = avail[at : min(at + served, AVAIL_RING + size)].tolist()
+        if len(heads) < served:
+            heads += avail[AVAIL_RING : AVAIL_RING + served - len(heads)].tolist()
+        requests = [parse(head) for head in heads]
+        requests.append(None)
+        i = 0
+        while i < served:
+            request, following = requests[i], requests[i + 1]
+            if request is None:
+                _plain(queue, disk)
+                i += 1
+            elif following is None or following[2] != request[3]:
+                one(request)
+                i += 1
+            else:
+                run = _run_at(requests, i)
+                many(run)
+                i += len(run)
         return served
 
     return drain
+
+
+def _run_at(requests: list[Request | None], first: int) -> list[Request]:
+    """The requests from `first` on that make one transfer; a None ends them."""
+    run: list[Request] = []
+    direction = after = room = buffers = 0
+    for request in requests[first:]:
+        if request is None:
+            break
+        _, kind, offset, end, _, _, _, others = request
+        if not run:
+            direction, room = kind, offset + MAX_RUN_BYTES
+        elif kind != direction or offset != after or end > room:
+            break
+        buffers += 1 + (len(others) if others is not None else 0)
+        if run and buffers > MAX_RUN_BUFFERS:
+            break
+        after = end
+        run.append(request)
+    return run
+
+
+def _finishers(
+    queue: SplitQueue, disk: Disk, ram: memoryview
+) -> tuple[Callable[[Request], None], Callable[[list[Request]], None]]:
+    """What moves the data of one request, or of a run of neighbours, and shows the answers."""
+    used, used_ring, mask, memory = queue.used, queue.used_ring, queue.mask, queue.memory
+    readv, writev, flush = disk.backend.readv, disk.backend.writev, disk.backend.flush
+
+    def transfer(kind: int, offset: int, buffers: list[memoryview]) -> int:
+        """The status."""
+        try:
+            if kind == BLK_T_IN:
+                readv(offset, buffers)
+            else:
+                writev(offset, buffers)
+                if disk.stable:
+                    flush()
+        except MediumError:
+            return BLK_S_IOERR
+        return BLK_S_OK
+
+    def one(request: Request) -> None:
+        head, kind, offset, after, start, end, status_at, others = request
+        buffers = [ram[start:end]]
+        if others is not None:
+            buffers += [ram[low:high] for low, high in others]
+        status = transfer(kind, offset, buffers)
+        ram[status_at] = status
+        report, written = memory.on_written, 1
+        if kind == BLK_T_IN:
+            written = 0 if status else after - offset + 1
+            report(start, end - start)
+            for low, high in others or ():
+                report(low, high - low)
+        report(status_at, 1)
+        at = queue.used_idx
+        used_ring[at & mask] = head | written << 32
+        queue.last_avail = (queue.last_avail + 1) & 0xFFFF
+        queue.used_idx = used[USED_IDX] = (at + 1) & 0xFFFF
+
+    def many(run: list[Request]) -> None:
+        """All of the run as one transfer, or one by one where that fails."""
+        _, kind, offset, *_ = run[0]
+        spans = _spans(run)
+        if transfer(kind, offset, [ram[low:high] for low, high in spans]) != BLK_S_OK:
+            for request in run:
+                one(request)
+            return
+        report, at, is_read = memory.on_written, queue.used_idx, kind == BLK_T_IN
+        if is_read:
+            for low, high in spans:
+                report(low, high - low)
+        for head, _, offset, after, _, _, status_at, _ in run:
+            ram[status_at] = BLK_S_OK
+            used_ring[at & mask] = head | (after - offset + 1 if is_read else 1) << 32
+            at += 1
+        _report_statuses([request[6] for request in run], report)
+        queue.last_avail = (queue.last_avail + len(run)) & 0xFFFF
+        queue.used_idx = used[USED_IDX] = at & 0xFFFF
+
+    return one, many
+
+
+def _spans(run: list[Request]) -> list[Span]:
+    """The buffers of a run; those that follow each other in guest memory are one."""
+    spans: list[Span] = []
+    low = high = run[0][4]
+    for _, _, _, _, start, end, _, others in run:
+        if start != high:
+            spans.append((low, high))
+            low = start
+        high = end
+        if others is not None:
+            spans += [(low, high), *others]
+            low, high = spans.pop()
+    spans.append((low, high))
+    return spans
+
+
+def _report_statuses(places: list[int], report: Callable[[int, int], None]) -> None:
+    """Say that the status bytes were written; together where they are near each other."""
+    first, last = min(places), max(places)
+    if last - first < NEAR:
+        report(first, last - first + 1)
+        return
+    for place in places:
+        report(place, 1)
 
 
 def _plain(queue: SplitQueue, disk: Disk) -> None:
@@ -121,43 +238,49 @@ def _low_ram(queue: SplitQueue) -> memoryview:
     return queue.memory.view(first.gpa, first.size)
 
 
-def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], Parsed | None]:
+def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], Request | None]:
     """What turns a head into a request, or into None where the shape is another one."""
     desc, size, indirect = queue.desc, queue.size, queue.indirect
-    top, end, read_only = len(ram), disk.size, disk.backend.read_only
+    top, end, writable = len(ram), disk.size, not disk.backend.read_only
     most = min(MAX_CHAIN_BYTES - HEADER_BYTES - 1, end)
+    last_three, last_header = size - 3, top - HEADER_BYTES
 
-    def three(table: memoryview, at: int, first: int) -> Parsed | None:
+    def parse(head: int) -> Request | None:
         """Header, one buffer and status in three neighbours: the commonest shape, unpacked at once."""
-        header, size0, flags0, next0, gpa, length, flags1, next1, status_at, size2, flags2, _ = unpack_three(
-            table, at
-        )
+        if head > last_three:
+            return several(head)
+        header, size0, link0, gpa, length, link1, status_at, size2, link2 = unpack_three(desc, head << 4)
+        first = head
+        if link0 & DESC_F_INDIRECT and indirect and size0 == 3 * DESC_SIZE and header <= top - size0:
+            if link0 & 0xFFFF != DESC_F_INDIRECT:
+                return None
+            first = 0
+            header, size0, link0, gpa, length, link1, status_at, size2, link2 = unpack_three(ram, header)
+        after = gpa + length
         if (
-            flags0 != DESC_F_NEXT
+            link0 != (first + 1) << 16 | DESC_F_NEXT
             or size0 != HEADER_BYTES
-            or next0 != first + 1
-            or next1 != first + 2
-            or flags2 != DESC_F_WRITE
+            or link2 & 0xFFFF != DESC_F_WRITE
             or size2 != 1
-            or header > top - HEADER_BYTES
-            or gpa + length > top
+            or header > last_header
+            or after > top
             or status_at >= top
             or length & 511
             or not 0 < length <= most
         ):
-            return None
-        kind, _, sector = unpack_header(ram, header)
-        if sector << 9 > end - length:
-            return None
-        if kind == BLK_T_IN and flags1 == NEXT_WRITE:
-            return sector << 9, length + 1, [ram[gpa : gpa + length]], [(gpa, length)], status_at
-        if kind == BLK_T_OUT and flags1 == DESC_F_NEXT and not read_only:
-            return sector << 9, 1, [ram[gpa : gpa + length]], None, status_at
-        return None
+            return several(head)
+        kind, sector = unpack_header(ram, header)
+        flags, offset = link1 - (first + 2 << 16), sector << 9
+        if flags == NEXT_WRITE:
+            good = kind == BLK_T_IN
+        else:
+            good = flags == DESC_F_NEXT and kind == BLK_T_OUT and writable
+        if good and offset <= end - length:
+            return head, kind, offset, offset + length, gpa, after, status_at, None
+        return several(head)
 
-    def parse(head: int) -> Parsed | None:
-        if head < size - 2 and (found := three(desc, head * DESC_SIZE, head)) is not None:
-            return found
+    def several(head: int) -> Request | None:
+        """Any number of buffers, descriptors in any order."""
         if head >= size:
             return None
         table, entries = desc, size
@@ -166,20 +289,18 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], P
             entries = length // DESC_SIZE
             if not indirect or length % DESC_SIZE or not 2 < entries <= MAX_CHAIN or gpa + length > top:
                 return None
-            if (found := three(ram, gpa, 0)) is not None:
-                return found
             table = ram[gpa : gpa + length]
             gpa, length, flags, i = unpack_descriptor(table, 0)
-        if flags != DESC_F_NEXT or length != HEADER_BYTES or gpa > top - HEADER_BYTES or i >= entries:
+        if flags != DESC_F_NEXT or length != HEADER_BYTES or gpa > last_header or i >= entries:
             return None
-        kind, _, sector = unpack_header(ram, gpa)
+        kind, sector = unpack_header(ram, gpa)
         if kind == BLK_T_IN:
             wanted = NEXT_WRITE
-        elif kind == BLK_T_OUT and not read_only:
+        elif kind == BLK_T_OUT and writable:
             wanted = DESC_F_NEXT
         else:
             return None
-        total, buffers, places = 0, [], []
+        total, spans = 0, []
         for _ in range(entries - 1):
             gpa, length, flags, i = unpack_descriptor(table, i * DESC_SIZE)
             if flags != wanted:
@@ -187,15 +308,13 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], P
             after = gpa + length
             if not length or after > top or i >= entries:
                 return None
-            buffers.append(ram[gpa:after])
-            places.append((gpa, length))
+            spans.append((gpa, after))
             total += length
         if flags != DESC_F_WRITE or length != 1 or gpa >= top or total & 511 or not 0 < total <= most:
             return None
         if sector << 9 > end - total:
             return None
-        if kind == BLK_T_IN:
-            return sector << 9, total + 1, buffers, places, gpa
-        return sector << 9, 1, buffers, None, gpa
+        start, after = spans[0]
+        return head, kind, sector << 9, (sector << 9) + total, start, after, gpa, spans[1:] or None
 
     return parse
