@@ -64,8 +64,7 @@ class MachineConfig:
     """One machine.
 
     `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input either)
-    or "file:PATH"; the board does not look at it, it calls `serial_out`. `icount` is QEMU's shift: one
-    instruction takes 2**shift ns of guest time; None is host time. `timeout_s` is host seconds, kept by
+    or "file:PATH"; the board does not look at it, it calls `serial_out`. `timeout_s` is host seconds, kept by
     the command's main loop, which calls `Machine.stop`.
     """
 
@@ -80,7 +79,6 @@ class MachineConfig:
     serial: str = "mon:stdio"
     no_reboot: bool = False
     engine: EngineChoice = "auto"
-    icount: int | None = None
     exits: ExitsConfig | None = None
     trace: str | None = None
     timeout_s: float | None = None

@@ -59,6 +59,7 @@ LATER: Mapping[str, str] = {
     "mon": "-monitor none is the monitor so far",
     "enable-kvm": "-accel tcg is the accelerator",
     "debugcon": "port 0xe9 is there without it",
+    "icount": "guest time is the host's; --exits counts exactly without it",
     "parallel": "-serial is there",
     "vnc": "-display none and -nographic are there",
     "spice": "-display none and -nographic are there",
@@ -212,16 +213,6 @@ def _smp(_draft: Draft, text: str) -> None:
             raise ConfigError(f"{key}={value}: there is one CPU; use -smp 1")
 
 
-def _icount(draft: Draft, text: str) -> None:
-    values = unique_keys(key_values(text, "shift"), ("shift", "align", "sleep"))
-    if values.get("shift", "auto") == "auto":
-        raise ConfigError("shift=auto is not supported; use shift=N, one instruction takes 2**N ns")
-    for key in ("align", "sleep"):
-        if switch(key, values.get(key, "off")):
-            raise ConfigError(f"{key}=on is not supported; {key}=off is what happens")
-    draft.config = replace(draft.config, icount=number("shift", values["shift"], 0, 10))
-
-
 def _exits(draft: Draft, text: str) -> None:
     words = key_values(text, "what") if text else []
     exits = ExitsConfig()
@@ -319,7 +310,6 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("nodefaults", None, _mark("no_defaults"), "no serial port unless -serial asks for it"),
     Option("no-user-config", None, _nographic, "no configuration files are read in any case"),
     Option("no-reboot", None, _set_text("no-reboot"), "a guest's reset ends the run, status 0"),
-    Option("icount", "shift=N", _icount, "guest time by executed instructions, 2**N ns each: repeatable"),
     Option("machine", "pc[,accel=tcg]", _machine, "the board"),
     Option("M", "pc[,accel=tcg]", _machine, "the same as -machine"),
     Option("accel", "tcg", _accel, "guest code is translated"),

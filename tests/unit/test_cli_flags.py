@@ -129,11 +129,6 @@ def test_flags_that_ask_for_what_is_so_anyway_change_nothing() -> None:
     assert machine("k.elf", *words, "-no-user-config", "-nographic") == machine("k.elf")
 
 
-def test_icount_is_a_shift() -> None:
-    assert machine("k.elf", "-icount", "shift=7,sleep=off").icount == 7
-    assert machine("k.elf", "-icount", "3").icount == 3
-
-
 REFUSALS = {
     "-kernal k": "-kernal: no such flag; the nearest is -kernel",
     "--timout 3": "--timout: no such flag; the nearest is -timeout",

@@ -32,7 +32,7 @@ def save(tmp_path: Path, data: bytes, name: str = "kernel.elf") -> Path:
 
 def kernel(flags: int = 3, **options: object) -> bytes:
     load = Load(MIB, multiboot_header(flags) + b"code", 0x2000)
-    return build_elf([load], bits=32, entry=MIB + 12, **options)  # type: ignore[arg-type]
+    return build_elf([load], bits=32, entry=MIB + 12, **options)  # type: ignore[arg-type]  # options by name
 
 
 def test_an_elf_kernel_gets_magic_memory_and_command_line(memory: GuestMemory, tmp_path: Path) -> None:
