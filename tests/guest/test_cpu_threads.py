@@ -127,7 +127,7 @@ def test_no_interrupt_of_thousands_is_lost(lab: CpuLab, halt: bool) -> None:
 
     wait = "f4 " if halt else "90 "
     with meanwhile(lab, poke):
-        lab.long64(code("fb") + code(wait + "4981f9d0070000 75f6 fa f4 ; l: cmp r9, 2000; jne l; cli; hlt"))
+        lab.long64(code("fb") + code(wait + "4981f9d0070000 72f6 fa f4 ; l: cmp r9, 2000; jb l; cli; hlt"))
     assert lab.reg("r9") == count
 
 
