@@ -1,14 +1,17 @@
 """What firmware would do before a kernel that is booted directly: PCI, interrupts, tables, the kernel."""
 
+from typing import NamedTuple
+
+from emu.boot.acpi import Hardware, build_acpi
 from emu.boot.bios_data import BASE as BIOS_DATA
 from emu.boot.bios_data import DUMMY_HANDLER, IRET, build_bios_data, build_vectors
 from emu.boot.entry import EntryState
 from emu.boot.mptable import Chips, build_mp_tables
-from emu.boot.pci_setup import interrupt_wires, set_up_pci
+from emu.boot.pci_setup import HIGH_WINDOW, MEMORY_WINDOW, PIRQ_IRQS, interrupt_wires, set_up_pci
 from emu.boot.placement import LOW_END
 from emu.boot.recognise import ImageKind, recognise
 from emu.bus.memory import GuestMemory
-from emu.bus.pci import PciBus
+from emu.bus.pci import PciBus, pirq_of
 from emu.config import MachineConfig
 from emu.cpu import cpuid
 from emu.cpu.state import StartState
@@ -16,7 +19,16 @@ from emu.devices import ioapic, lapic
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.errors import ConfigError
 
-MP_TABLES = 0xF_0000
+ACPI_TABLES, MP_TABLES = 0xE_0000, 0xF_0000
+SCI = 9
+
+
+class Addresses(NamedTuple):
+    """Where the board has what tables tell of."""
+
+    ioapic: int
+    pm_base: int
+    reset_port: int
 
 
 class Loader:
@@ -29,10 +41,10 @@ class Loader:
         pci: PciBus,
         pic: Pic8259Pair,
         lapic: lapic.Lapic,
-        ioapic_base: int,
+        addresses: Addresses,
     ) -> None:
         self._memory, self._config, self._pci, self._pic, self._lapic = memory, config, pci, pic, lapic
-        self._ioapic_base = ioapic_base
+        self._addresses = addresses
 
     def load(self) -> StartState:
         """Set the board up and put the kernel into RAM. Raises ConfigError in one line."""
@@ -41,7 +53,9 @@ class Loader:
         self._lapic.virtual_wire()
         self._write_tables()
         entry = self._load_kernel()
-        return StartState(entry.mode, entry.rip, entry.registers, cr3=entry.cr3, gdt=entry.gdt)
+        return StartState(
+            entry.mode, entry.rip, entry.registers, cr3=entry.cr3, gdt=entry.gdt, selectors=entry.selectors
+        )
 
     def _set_up_pic(self) -> None:
         """Vectors 0x08 and 0x70 as on every PC, and all masked: here are no drivers."""
@@ -51,20 +65,34 @@ class Loader:
                 chip.write(1, 1, word)
 
     def _write_tables(self) -> None:
-        """What kernels look for below 1 MiB: vectors, BIOS data, the EBDA's size in KiB, MP tables."""
+        """What kernels look for below 1 MiB: vectors, BIOS data, the EBDA's size in KiB, tables."""
         signature, _, _, features = cpuid.build(_no_tsc)(1, 0)
-        chips = Chips(lapic.DEFAULT_BASE, self._ioapic_base, 0, ioapic.VERSION, signature, features)
+        chips = Chips(lapic.DEFAULT_BASE, self._addresses.ioapic, 0, ioapic.VERSION, signature, features)
         level = self._pic.elcr.read(0, 1) | self._pic.elcr.read(1, 1) << 8
-        tables = build_mp_tables(MP_TABLES, chips, interrupt_wires(self._pci), level)
+        mp_tables = build_mp_tables(MP_TABLES, chips, interrupt_wires(self._pci), level)
         for base, content in (
             (0, build_vectors()),
             (DUMMY_HANDLER, IRET),
             (BIOS_DATA, build_bios_data(LOW_END, LOW_END)),
             (LOW_END, b"\x01"),
-            (MP_TABLES, tables),
+            (ACPI_TABLES, build_acpi(ACPI_TABLES, self._hardware(level))),
+            (MP_TABLES, mp_tables),
         ):
             self._memory.view(base, len(content))[:] = content
             self._memory.written(base, len(content))
+
+    def _hardware(self, level_irqs: int) -> Hardware:
+        """The board as the ACPI tables describe it."""
+        return Hardware(
+            lapic=lapic.DEFAULT_BASE,
+            ioapic=self._addresses.ioapic,
+            pm_base=self._addresses.pm_base,
+            reset_port=self._addresses.reset_port,
+            sci=SCI,
+            level_irqs=level_irqs,
+            pci_gsi=lambda device, pin: PIRQ_IRQS[pirq_of(device, pin)],
+            memory_windows=(MEMORY_WINDOW, HIGH_WINDOW),
+        )
 
     def _load_kernel(self) -> EntryState:
         config = self._config
@@ -73,13 +101,23 @@ class Loader:
         if found.kind is ImageKind.PVH:
             from emu.boot.pvh import load_pvh  # noqa: PLC0415 - one loader a run
 
-            return load_pvh(self._memory, config.kernel, cmdline=config.append, initrd=config.initrd)
+            return load_pvh(
+                self._memory, config.kernel, cmdline=config.append, initrd=config.initrd, rsdp=ACPI_TABLES
+            )
         if found.kind is ImageKind.MULTIBOOT:
             from emu.boot.multiboot import load_multiboot, parse_modules  # noqa: PLC0415
 
             modules = parse_modules(config.initrd) if config.initrd is not None else ()
             return load_multiboot(self._memory, config.kernel, cmdline=config.append, modules=modules)
-        raise ConfigError(f"{config.kernel}: {found.description}; as -kernel give a PVH or multiboot kernel")
+        if found.kind is ImageKind.LINUX:
+            from emu.boot.linux import load_linux  # noqa: PLC0415
+
+            return load_linux(
+                self._memory, config.kernel, cmdline=config.append, initrd=config.initrd, rsdp=ACPI_TABLES
+            )
+        raise ConfigError(
+            f"{config.kernel}: {found.description}; as -kernel give a Linux, PVH or multiboot kernel"
+        )
 
 
 def _no_tsc() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from emu.boards.disks import Disk, Disks
-from emu.boards.firmware import Loader
+from emu.boards.firmware import Addresses, Loader
 from emu.boards.input import SerialFeed
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
@@ -47,6 +47,7 @@ COM1, PM_BASE, FW_CFG = 0x3F8, 0x600, 0x510
 IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
 IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
+ADDRESSES: Final = Addresses(ioapic=IOAPIC, pm_base=PM_BASE, reset_port=0xCF9)
 IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
@@ -81,7 +82,9 @@ class PcBoard:
             self._irq(IRQ_KEYBOARD), self._irq(IRQ_MOUSE), set_a20=cpu.set_a20, reset=cpu.reset
         )
         self.com1 = Serial16550(irq=self._irq(IRQ_COM1), out=serial_out, clock=clock)
-        self.pm = AcpiPm(clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off)
+        self.pm = AcpiPm(
+            clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=config.kernel is not None
+        )
         self.control_a = SystemControlA(cpu.set_a20, cpu.reset)
         self.control_b = SystemControlB(clock, self.pit)
         self.reset_control = ResetControl(cpu.reset)
@@ -263,7 +266,7 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         machine.on_reset.append(board.reset)
         feed = SerialFeed(machine.vcpu, board.com1)
         machine.serial_input, machine.serial_room = feed.write, feed.room
-        machine.boot = Loader(machine.memory, config, board.pci, board.pic, board.lapic, IOAPIC).load
+        machine.boot = Loader(machine.memory, config, board.pci, board.pic, board.lapic, ADDRESSES).load
         machine.power_on(board.lapic, config.engine)
     except BaseException:
         machine.close()

@@ -28,8 +28,9 @@ class EntryState(NamedTuple):
     """How the CPU starts.
 
     "protected32": CR0.PE only, A20 open, IF clear, flat segments with the selectors above and the GDT at
-    `gdt` (24 bytes, loaded into GDTR). "real": CS base is `rip` without its low 16 bits. "long64": paging
-    with `cr3`. Registers that `registers` (by their 32- or 64-bit names) leaves out are zero.
+    `gdt` (loaded into GDTR). "real": CS base is `rip` without its low 16 bits. "long64": paging with `cr3`.
+    `selectors` are code and data, which end the table at `gdt`. Registers that `registers` (by their 32- or
+    64-bit names) leaves out are zero.
     """
 
     mode: Literal["real", "protected32", "long64"]
@@ -37,3 +38,4 @@ class EntryState(NamedTuple):
     registers: Mapping[str, int]
     gdt: int = 0
     cr3: int = 0
+    selectors: tuple[int, int] = (CODE_SELECTOR, DATA_SELECTOR)

@@ -10,13 +10,16 @@ _CHUNK = 1 << 24  # one read call's worth; Linux cuts reads at 2 GiB
 
 
 class ImageFile:
-    """An open image. Raises ConfigError where it cannot be opened or ends too early."""
+    """An open image. Raises ConfigError where it cannot be opened or ends too early.
 
-    def __init__(self, path: str | Path) -> None:
+    With `fd` it is that open file, which is closed in the end, and `path` only its name in errors.
+    """
+
+    def __init__(self, path: str | Path, fd: int | None = None) -> None:
         self.name = str(path)
         try:
             # without O_NONBLOCK a named pipe would hang here
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if fd is None else fd
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError(f"{self.name}: cannot be read: {reason}; check the path") from error

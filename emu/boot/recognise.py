@@ -8,7 +8,7 @@ import enum
 from pathlib import Path
 from typing import NamedTuple
 
-from emu.boot.elf import EM_X86_64, is_elf, parse_elf
+from emu.boot.elf import EM_X86_64, is_elf, notes, parse_elf
 from emu.boot.image_file import ImageFile
 from emu.boot.multiboot import SEARCH, find_header
 from emu.boot.pvh import pvh_entry
@@ -79,6 +79,8 @@ def _elf(image: ImageFile, head: bytes) -> Recognised:
         return Recognised(ImageKind.MULTIBOOT, f"{about}, multiboot 1")
     if (entry := pvh_entry(image, elf)) is not None:
         return Recognised(ImageKind.PVH, f"{about}, PVH entry at {entry:#x}")
+    if elf.bits == 64 and any(name == b"Linux" for name, _, _ in notes(image, elf)):
+        return Recognised(ImageKind.LINUX, f"{about}, Linux")
     if multiboot:
         return Recognised(
             ImageKind.ELF, f'{about}: multiboot wants a 32-bit file; convert it with "objcopy -O elf32-i386"'

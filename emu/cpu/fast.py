@@ -269,7 +269,7 @@ class FastEngine:
         fields, mode = self.fields, state.mode
         code, data = {"real": (CODE16, DATA16), "protected32": (CODE32, DATA32)}.get(mode, (CODE64, DATA32))
         limit = 0xFFFF if mode == "real" else 0xFFFF_FFFF
-        selectors = (0, 0) if mode == "real" else (0x08, 0x10)
+        selectors = (0, 0) if mode == "real" else state.selectors
         for i in range(6):
             selector, flags = (selectors[0], code) if i == CS else (selectors[1], data)
             fields.set_segment(ENV_SEGS + 24 * i, selector, 0, limit, flags)
@@ -277,7 +277,7 @@ class FastEngine:
             fields.set_segment(ENV_SEGS + 24 * CS, state.cs, state.cs << 4, limit, code)
         fields.set_segment(ENV_TR, 0, 0, 0xFFFF, 0x8B00)
         fields.set_segment(ENV_LDT, 0, 0, 0xFFFF, 0x8200)
-        fields.set_segment(ENV_GDT, 0, state.gdt, 23 if state.gdt else 0xFFFF, 0)
+        fields.set_segment(ENV_GDT, 0, state.gdt, state.selectors[1] + 7 if state.gdt else 0xFFFF, 0)
         fields.set_segment(ENV_IDT, 0, 0, 0x3FF if mode == "real" else 0, 0)
         fields.cr[0], fields.cr[2], fields.cr[3], fields.cr[4] = CR0[mode], 0, state.cr3, CR4[mode]
         fields.efer.value = EFER[mode]

@@ -219,14 +219,14 @@ class PublicEngine:
         context.load()
         code, data = {"real": (CODE16, DATA16), "protected32": (CODE32, DATA32)}.get(mode, (CODE64, DATA32))
         limit = 0xFFFF if mode == "real" else 0xFFFF_FFFF
-        selectors = (0, 0) if mode == "real" else (0x08, 0x10)
+        selectors = (0, 0) if mode == "real" else state.selectors
         for i in range(6):
             context.set_segment(i, (selectors[1], 0, limit, data))
         base = state.cs << 4 if mode == "real" else 0
         context.set_segment(CS, (state.cs if mode == "real" else selectors[0], base, limit, code))
         context.set_segment_at(ENV_TR, (0, 0, 0xFFFF, 0x8B00))
         context.set_segment_at(ENV_LDT, (0, 0, 0xFFFF, 0x8200))
-        context.set_segment_at(ENV_GDT, (0, state.gdt, 23 if state.gdt else 0xFFFF, 0))
+        context.set_segment_at(ENV_GDT, (0, state.gdt, state.selectors[1] + 7 if state.gdt else 0xFFFF, 0))
         context.set_segment_at(ENV_IDT, (0, 0, 0x3FF if mode == "real" else 0, 0))
         context.cr[0], context.cr[2], context.cr[3], context.cr[4] = CR0[mode], 0, state.cr3, CR4[mode]
         context.efer.value = EFER[mode]

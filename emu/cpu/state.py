@@ -21,7 +21,8 @@ class StartState:
     """Where a CPU begins: `mode`, the address of the first instruction, general registers by name.
 
     In real mode `cs` is the segment (base = cs * 16) and `rip` the offset. `cr3` counts in long64 only. `gdt`
-    is the address of a table of three flat descriptors (null, code, data), 0 for none.
+    is the address of a table of flat descriptors, 0 for none; the last is the data's. `selectors` are code
+    and data.
     """
 
     mode: Mode
@@ -30,3 +31,4 @@ class StartState:
     cr3: int = 0
     cs: int = 0
     gdt: int = 0
+    selectors: tuple[int, int] = (0x08, 0x10)
