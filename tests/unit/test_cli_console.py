@@ -199,6 +199,9 @@ from emu.config import MachineConfig, Outcome, OutcomeKind
 class Echo:
     def __init__(self, out): self.out, self.inbox = out, queue.SimpleQueue()
     def stop(self, reason): self.inbox.put(None)
+    def serial_room(self):
+        return 1
+
     def serial_input(self, data): self.inbox.put(data)
     def rip_text(self): return "0x1000"
     def close(self): pass
