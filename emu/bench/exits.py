@@ -1,15 +1,21 @@
-"""What an exit costs: the engine's bare callback against the whole way through bus, ledger and a chip."""
+"""What an exit costs: the engine's bare callback against the whole way through bus, ledger and a chip.
+
+The bare callback is an empty Python function behind the prototype that unicorn.h declares, as anybody would
+write it. Ours takes fewer and smaller arguments (`emu.cpu.library.NARROW`), which is why the step from the
+bare callback to one that counts may be below zero.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from emu.bench.rig import Bench
+from emu.bench.rig import Bench, RawEngine
 from emu.bench.series import Ratio, in_turns, ratio, step
 from emu.bus.mmio import HOT_BASE, HOT_SIZE, MmioBus
 from emu.bus.pio import PORTS, PioBus
 from emu.bus.window import FaultLog
 from emu.cpu.engine import MmioArea, PortRead, PortWrite
+from emu.cpu.fast import FastEngine
 from emu.errors import EmuError
 
 ACCESSES: Final = 2_000
@@ -26,7 +32,10 @@ FLOOR, COUNT, LOOK_UP, BUS = range(4)
 
 
 class Steps(NamedTuple):
-    """Nanoseconds of one access: the engine's callback, and what comes on top."""
+    """Nanoseconds of one access: the engine's callback, and what comes on top.
+
+    `counter` is a counting callback of our prototype against the bare one of the engine's.
+    """
 
     callback: float
     counter: float
@@ -110,23 +119,23 @@ def _loop(access: bytes, count: int) -> bytes:
 
 
 def _bare() -> Bench:
-    def read(_engine: int, _at: int, _width: int, _user: int) -> int:
+    def read(_engine: int, _at: int, _width: int, _user: int = 0) -> int:
         return 0
 
-    def write(_engine: int, _at: int, _width: int, _value: int, _user: int) -> None:
+    def write(_engine: int, _at: int, _width: int, _value: int, _user: int = 0) -> None:
         pass
 
-    return _bench(read, write, read, write)
+    return _bench(read, write, read, write, RawEngine)
 
 
 def _counting() -> Bench:
     reads, writes = [0] * PORTS, [0] * PORTS
 
-    def read(_engine: int, at: int, _width: int, _user: int) -> int:
+    def read(_engine: int, at: int, _width: int, _user: int = 0) -> int:
         reads[at] += 1
         return 0
 
-    def write(_engine: int, at: int, _width: int, _value: int, _user: int) -> None:
+    def write(_engine: int, at: int, _width: int, _value: int, _user: int = 0) -> None:
         writes[at] += 1
 
     return _bench(read, write, read, write)
@@ -138,21 +147,21 @@ def _looking_up() -> Bench:
     ports = [[(0, 0)] * PORTS] * 5
     known = {0: (counts, 0, 0, 0)}
 
-    def read_port(_engine: int, port: int, width: int, _user: int) -> int:
+    def read_port(_engine: int, port: int, width: int, _user: int = 0) -> int:
         counts[port] += 1
         _call, offset = ports[width][port]
         return offset
 
-    def write_port(_engine: int, port: int, width: int, _value: int, _user: int) -> None:
+    def write_port(_engine: int, port: int, width: int, _value: int, _user: int = 0) -> None:
         counts[port] += 1
         _call, _offset = ports[width][port]
 
-    def read_at(_engine: int, at: int, _width: int, _user: int) -> int:
+    def read_at(_engine: int, at: int, _width: int, _user: int = 0) -> int:
         slots, register, _call, offset = known[at]
         slots[register] += 1
         return offset
 
-    def write_at(_engine: int, at: int, _width: int, _value: int, _user: int) -> None:
+    def write_at(_engine: int, at: int, _width: int, _value: int, _user: int = 0) -> None:
         slots, register, _call, _offset = known[at]
         slots[register] += 1
 
@@ -173,5 +182,11 @@ def _no_fault(line: str) -> None:
     raise EmuError(f"the measured access went astray: {line}")
 
 
-def _bench(read: PortRead, write: PortWrite, read_at: PortRead, write_at: PortWrite) -> Bench:
-    return Bench(read, write, [MmioArea(HOT_BASE, HOT_SIZE, read_at, write_at)])
+def _bench(
+    read: PortRead,
+    write: PortWrite,
+    read_at: PortRead,
+    write_at: PortWrite,
+    engine: type[FastEngine] = FastEngine,
+) -> Bench:
+    return Bench(read, write, [MmioArea(HOT_BASE, HOT_SIZE, read_at, write_at)], engine)

@@ -13,7 +13,7 @@ from emu.cpu import library as uc
 from emu.cpu.engine import EngineHooks, MmioArea, PortRead, PortWrite, RamBlock
 from emu.cpu.fast import FastEngine
 from emu.cpu.layout import Fields
-from emu.cpu.library import LIB, LIB_HELD, P
+from emu.cpu.library import DOCUMENTED, LIB, LIB_HELD, P
 from emu.cpu.native.load import MachineRecord, install, remove
 from emu.cpu.state import StartState
 from emu.machine import SWITCH_INTERVAL_S, Machine
@@ -26,10 +26,22 @@ _PRESENT_WRITABLE, _LARGE = 0x3, 0x80
 _UNTIL_HLT: Final = 0xFFFF_FFFF_FFFF_F000
 
 
+class RawEngine(FastEngine):
+    """The engine with callbacks as unicorn.h declares them."""
+
+    prototypes = DOCUMENTED
+
+
 class Bench:
     """An engine whose exits end in the given functions; 32-bit code at CODE, nothing else."""
 
-    def __init__(self, port_read: PortRead, port_write: PortWrite, areas: Sequence[MmioArea]) -> None:
+    def __init__(
+        self,
+        port_read: PortRead,
+        port_write: PortWrite,
+        areas: Sequence[MmioArea],
+        engine: type[FastEngine] = FastEngine,
+    ) -> None:
         self._memory = GuestMemory(RAM_BYTES)
         self._failures: list[BaseException] = []
         hooks = EngineHooks(
@@ -45,7 +57,7 @@ class Bench:
             triple_fault=lambda: None,
             fail=self._failures.append,
         )
-        self._engine = FastEngine([RamBlock(0, RAM_BYTES, _address(self._memory))], hooks, 0)
+        self._engine = engine([RamBlock(0, RAM_BYTES, _address(self._memory))], hooks, 0)
 
     def load(self, code: bytes, registers: dict[str, int]) -> None:
         """Take `code`, which ends with HLT."""

@@ -25,7 +25,7 @@ REMEMBERED: Final = 4096
 """Addresses kept per area and direction; a guest that wanders starts them anew."""
 
 ReadAt = Callable[[int, int, int, int], int]
-"""(engine, offset in the area, width, user) -> value."""
+"""(engine, offset in the area, width, user) -> value. As for a port (`ReadPort`)."""
 WriteAt = Callable[[int, int, int, int, int], None]
 """(engine, offset in the area, width, value, user)."""
 Reader = tuple[list[int], int, Callable[[int, int], int], int]
@@ -212,7 +212,7 @@ class MmioBus:
             readers[at] = found = counts, offset >> 2, region.read, offset
             return found
 
-        def read(_engine: int, at: int, width: int, _user: int) -> int:
+        def read(_engine: int, at: int, width: int, _user: int = 0) -> int:
             """Answer one load; every load from the area passes here."""
             try:
                 counts, register, call, offset = readers[at]
@@ -241,7 +241,7 @@ class MmioBus:
             writers[at] = found = counts, offset >> 2, region.write, offset
             return found
 
-        def write(_engine: int, at: int, width: int, value: int, _user: int) -> None:
+        def write(_engine: int, at: int, width: int, value: int, _user: int = 0) -> None:
             """Carry out one store; every store to the area passes here."""
             try:
                 counts, register, call, offset = writers[at]

@@ -30,7 +30,7 @@ def observed_read(
     """`read`, and tell `observer`. Offsets of the callback count from `base`."""
     now, access = time.perf_counter_ns, observer.access
 
-    def call(engine: int, at: int, width: int, user: int) -> int:
+    def call(engine: int, at: int, width: int, user: int = 0) -> int:
         window, offset = find(base + at)
         began = now()
         value = read(engine, at, width, user)
@@ -46,7 +46,7 @@ def observed_write(
     """`write`, and tell `observer`. Offsets of the callback count from `base`."""
     now, access = time.perf_counter_ns, observer.access
 
-    def call(engine: int, at: int, width: int, value: int, user: int) -> None:
+    def call(engine: int, at: int, width: int, value: int, user: int = 0) -> None:
         window, offset = find(base + at)
         began = now()
         write(engine, at, width, value, user)

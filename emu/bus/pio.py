@@ -15,9 +15,9 @@ PORTS: Final = 1 << 16
 WIDTHS: Final = (1, 2, 4)
 
 ReadPort = Callable[[int, int, int, int], int]
-"""(engine, port, width, user) -> value."""
+"""(engine, port, width, user) -> value. `engine` and `user` mean nothing, and `user` may be left out."""
 WritePort = Callable[[int, int, int, int, int], None]
-"""(engine, port, width, value, user)."""
+"""(engine, port, width, value, user). As above."""
 Reader = tuple[Callable[[int, int], int], int]
 """A chip's `read` and the offset for it, or `_split_read` and the port."""
 Writer = tuple[Callable[[int, int, int], None], int]
@@ -105,7 +105,7 @@ class PioBus:
     def _make_read(self) -> ReadPort:
         reads, tables = self.reads, self._read
 
-        def read(_engine: int, port: int, width: int, _user: int) -> int:
+        def read(_engine: int, port: int, width: int, _user: int = 0) -> int:
             """Answer one IN; every port read passes here."""
             reads[port] += 1
             call, offset = tables[width][port]
@@ -122,7 +122,7 @@ class PioBus:
     def _make_write(self) -> WritePort:
         writes, tables = self.writes, self._write
 
-        def write(_engine: int, port: int, width: int, value: int, _user: int) -> None:
+        def write(_engine: int, port: int, width: int, value: int, _user: int = 0) -> None:
             """Carry out one OUT; every port write passes here."""
             writes[port] += 1
             call, offset = tables[width][port]

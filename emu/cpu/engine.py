@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 from emu.cpu.state import StartState
 
 PortRead = Callable[[int, int, int, int], int]
-"""(engine, port, width, user) -> value."""
+"""(engine, port, width, user) -> value. `engine` and `user` mean nothing, and `user` may be left out."""
 PortWrite = Callable[[int, int, int, int, int], None]
-"""(engine, port, width, value, user)."""
+"""(engine, port, width, value, user). As above."""
 
 
 class MmioArea(NamedTuple):

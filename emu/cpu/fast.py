@@ -32,7 +32,7 @@ from emu.cpu.layout import (
     REG_NAMES,
     Fields,
 )  # fmt: skip
-from emu.cpu.library import IN_CB, LIB, LIB_HELD, OUT_CB, READ_CB, SKIP_CB, WRITE_CB, P
+from emu.cpu.library import LIB, LIB_HELD, NARROW, SKIP_CB, AccessPrototypes, P
 from emu.cpu.native.load import MachineRecord, install, native, remove
 from emu.cpu.state import CODE16, CODE32, CODE64, CR0, CR4, DATA16, DATA32, EFER, HFLAGS, StartState
 from emu.errors import EngineError
@@ -136,6 +136,7 @@ class FastEngine:
     """One Unicorn CPU; see `emu.cpu.engine.Engine`. `wake_fd` ends the wait of a halted vCPU."""
 
     name = "fast"
+    prototypes: AccessPrototypes = NARROW
 
     def __init__(self, ram: Sequence[RamBlock], hooks: EngineHooks, wake_fd: int) -> None:
         self._handle = uc.open_x86()
@@ -198,7 +199,8 @@ class FastEngine:
 
     def _hook_all(self) -> None:
         hooks, handle, env = self._hooks, self._handle, self.fields.env
-        out, in_ = self._pointer(OUT_CB(hooks.port_write)), self._pointer(IN_CB(hooks.port_read))
+        out = self._pointer(self.prototypes.port_write(hooks.port_write))
+        in_ = self._pointer(self.prototypes.port_read(hooks.port_read))
         self._ports = _Ports(env, out, in_)
         ports = C.addressof(self._ports)
         uc.hook(handle, uc.UC_HOOK_INSN, native("port_out"), uc.UC_X86_INS_OUT, ports)
@@ -222,7 +224,8 @@ class FastEngine:
         return address
 
     def _map_area(self, area: MmioArea) -> None:
-        read, write = self._pointer(READ_CB(area.read)), self._pointer(WRITE_CB(area.write))
+        read = self._pointer(self.prototypes.read(area.read))
+        write = self._pointer(self.prototypes.write(area.write))
         bells = Doorbells(area.base, area.size, write)
         self.doorbells.append(bells)
         if self._hooks.apic_eoi:

@@ -6,8 +6,9 @@ Names and numbers are those of unicorn.h and x86.h.
 import ctypes as C
 import os
 import sys
+from collections.abc import Callable
 from importlib.machinery import PathFinder
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu.errors import EngineError
 
@@ -34,6 +35,28 @@ PLAIN_CB = C.CFUNCTYPE(None, P, P)
 SKIP_CB = C.CFUNCTYPE(C.c_int, P, P)
 INTR_CB = C.CFUNCTYPE(None, P, C.c_uint32, P)
 INVALID_CB = C.CFUNCTYPE(C.c_bool, P, P)
+
+
+class AccessPrototypes(NamedTuple):
+    """What makes a callback of a Python function, for OUT, IN, and reads and writes of an area."""
+
+    port_write: Callable[..., object]
+    port_read: Callable[..., object]
+    read: Callable[..., object]
+    write: Callable[..., object]
+
+
+DOCUMENTED: Final = AccessPrototypes(OUT_CB, IN_CB, READ_CB, WRITE_CB)
+"""As unicorn.h declares them."""
+NARROW: Final = AccessPrototypes(
+    C.CFUNCTYPE(None, C.c_uint8, C.c_uint16, C.c_uint8, C.c_uint32),
+    C.CFUNCTYPE(C.c_uint32, C.c_uint8, C.c_uint16, C.c_uint8),
+    C.CFUNCTYPE(C.c_uint64, C.c_uint8, C.c_uint64, C.c_uint8),
+    C.CFUNCTYPE(None, C.c_uint8, C.c_uint64, C.c_uint8, C.c_uint64),
+)
+"""The same calls with the arguments that are used: of the engine's address, which nobody looks at, the low
+byte, and no user data. The caller passes them all in registers, so what is left out stays there. Integers up
+to 256 take no allocation: 30 ns less of 140."""
 
 
 def find() -> str:

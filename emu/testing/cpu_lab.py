@@ -165,14 +165,14 @@ class CpuLab(AbstractContextManager["CpuLab"]):
 
     # ---- the buses ---------------------------------------------------------------------------------
 
-    def _port_read(self, _engine: int, port: int, _width: int, _user: int) -> int:
+    def _port_read(self, _engine: int, port: int, _width: int, _user: int = 0) -> int:
         try:
             return self.on_in(port)
         except BaseException as error:  # the buses' contract: never unwind into the engine
             self.vcpu.fail(error)
             return 0
 
-    def _port_write(self, _engine: int, port: int, _width: int, value: int, _user: int) -> None:
+    def _port_write(self, _engine: int, port: int, _width: int, value: int, _user: int = 0) -> None:
         try:
             self.on_out(port, value)
         except BaseException as error:  # as above
@@ -183,7 +183,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
         return [MmioArea(base, size, self._load_at(base), self._store_at(base)) for base, size in ends]
 
     def _load_at(self, base: int) -> Callable[[int, int, int, int], int]:
-        def load(_engine: int, offset: int, width: int, _user: int) -> int:
+        def load(_engine: int, offset: int, width: int, _user: int = 0) -> int:
             try:
                 return self.on_load(base + offset, width)
             except BaseException as error:  # as above
@@ -193,7 +193,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
         return load
 
     def _store_at(self, base: int) -> Callable[[int, int, int, int, int], None]:
-        def store(_engine: int, offset: int, _width: int, value: int, _user: int) -> None:
+        def store(_engine: int, offset: int, _width: int, value: int, _user: int = 0) -> None:
             try:
                 self.on_store(base + offset, value)
             except BaseException as error:  # as above
