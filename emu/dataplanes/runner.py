@@ -41,7 +41,8 @@ class QueueRunner:
     def run(self, looks: int) -> bool:
         """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
 
-        False means: the ring was empty after the doorbell had been armed, so whoever adds a chain kicks.
+        False means: after the doorbell had been armed the ring was empty, so whoever adds a chain kicks, or
+        the drain took nothing (it waits for the host), so whoever brings what it waits for kicks.
         Raises DriverError. Source of the order: VIRTIO 1.2, 2.7.7.1 and 2.7.10.1, see `private_barrier`.
         """
         queue, drain, barrier = self.queue, self._drain, self._barrier
@@ -50,14 +51,19 @@ class QueueRunner:
             return False
         if not queue.event_idx:
             queue.set_kicks(False)
+        armed = False
         for _ in range(looks):
             if served := drain(SNAPSHOT):
+                armed = False
                 self.costs.requests += served
                 if queue.needs_interrupt():
                     self.interrupt()
                 if avail[AVAIL_IDX] != queue.last_avail:
                     continue
+            elif armed:
+                return False
             queue.set_kicks(True)
+            armed = True
             if barrier is not None:
                 self.costs.syscalls += 1
                 barrier()

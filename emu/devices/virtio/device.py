@@ -5,6 +5,7 @@ Owned by the vCPU thread; a data plane's threads reach it through `post` only.
 
 import logging
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +74,8 @@ class VirtioDevice:
         self.config_generation = 0
         self._dma = True
         self._life = 0  # which reset-to-reset span a posted error belongs to
+        self.on_reset: Callable[[], None] = _nobody
+        """Told when the driver or the bus resets the device, once no queue is served."""
         self._clear()
 
     def _clear(self) -> None:
@@ -126,6 +129,7 @@ class VirtioDevice:
         self._life += 1
         self._stop()
         self._clear()
+        self.on_reset()
 
     # ---- queues ------------------------------------------------------------------------------------
 
@@ -269,4 +273,4 @@ class VirtioDevice:
 
 
 def _nobody() -> None:
-    """No interrupt is wired."""
+    """Nobody listens."""

@@ -30,6 +30,7 @@ TYPE_NET: Final = 1
 TYPE_BLK: Final = 2
 TYPE_CONSOLE: Final = 3
 TYPE_RNG: Final = 4
+TYPE_BALLOON: Final = 5
 
 # PCI transport, 4.1
 PCI_VENDOR: Final = 0x1AF4
@@ -69,3 +70,19 @@ BLK_ID_BYTES: Final = 20
 BLK_UNMAP: Final = 1
 """Bit 0 of a discard or write-zeroes segment's flags."""
 SECTOR: Final = 512
+
+# console device, 5.3
+CONSOLE_F_MULTIPORT: Final = 1 << 1
+CONSOLE_F_EMERG_WRITE: Final = 1 << 2
+CONSOLE_DEVICE_READY: Final = 0
+CONSOLE_DEVICE_ADD: Final = 1
+CONSOLE_PORT_READY: Final = 3
+CONSOLE_CONSOLE_PORT: Final = 4
+CONSOLE_PORT_OPEN: Final = 6
+CONSOLE_PORT_NAME: Final = 7
+
+# memory balloon, 5.5
+BALLOON_F_STATS_VQ: Final = 1 << 1
+BALLOON_F_DEFLATE_ON_OOM: Final = 1 << 2
+BALLOON_F_REPORTING: Final = 1 << 5
+BALLOON_PAGE: Final = 4096

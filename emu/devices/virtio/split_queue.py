@@ -165,6 +165,10 @@ class SplitQueue:
         self.last_avail = (self.last_avail + 1) & 0xFFFF
         return chain
 
+    def put_back(self) -> None:
+        """The chain just taken is taken again by the next `pop`: the device has nothing for it yet."""
+        self.last_avail = (self.last_avail - 1) & 0xFFFF
+
     def _walk(self, chain: Chain) -> None:
         """Collect the chain's buffers, from the ring's table and at most one indirect one."""
         table, entries, i = self.desc, self.size, chain.head

@@ -10,9 +10,10 @@ from emu.devices.virtio.split_queue import SplitQueue
 from emu.errors import DriverError
 
 Drain = Callable[[int], int]
-"""Serve the chains of one look at the available index, at most so many; return how many were taken.
+"""Serve the chains of one look at the available index, at most so many; return how many were answered.
 
-Publishes each answer as it is done. Raises DriverError.
+Publishes each answer as it is done. Chains that it leaves in the ring wait for the host; whoever brings what
+they wait for kicks the queue. Raises DriverError.
 """
 
 Post = Callable[[Callable[[], None]], None]
