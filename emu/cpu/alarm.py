@@ -4,6 +4,7 @@ The handler (`on_alarm` in thunks.c) never enters Python. Once due it comes agai
 is armed anew, since a request to leave the engine may fall into the moment before it starts.
 """
 
+import contextlib
 import ctypes as C
 import os
 import signal
@@ -73,8 +74,12 @@ class Alarm:
         return abs(calls)
 
     def wait(self) -> None:
-        """Sleep until the wake-up eventfd is written: by the handler, or by another thread."""
-        os.eventfd_read(self._wake_fd)
+        """Sleep until the wake-up eventfd is written, by the handler or by another thread, or a signal comes.
+
+        `os.eventfd_read` is one of the few calls that Python does not repeat after a signal.
+        """
+        with contextlib.suppress(InterruptedError):
+            os.eventfd_read(self._wake_fd)
 
     def close(self) -> None:
         """No more signals."""
