@@ -146,7 +146,7 @@ def _override(irq: int, gsi: int, flags: int) -> bytes:
 def build_dsdt(hardware: Hardware) -> bytes:
     """Power-off, the PCI bus with its windows and interrupts, and the ISA devices behind its bridge."""
     off = aml.package(*[aml.integer(S5)] * 4)
-    body = aml.name("\\_S5", off) + aml.scope("\\_SB", _pci_bus(hardware))
+    body = aml.name("_S5", off) + aml.scope("_SB", _pci_bus(hardware))
     return table(b"DSDT", DSDT_REVISION, body)
 
 

@@ -5,7 +5,7 @@ Source: ACPI 6.5, 20.2 (AML grammar), 6.4 (resource descriptors), 19.3.4 (EISA i
 
 import struct
 
-ZERO, ONE, NAME, BYTE, WORD, DWORD, STRING, QWORD = b"\x00", b"\x01", b"\x08", 0x0A, 0x0B, 0x0C, 0x0D, 0x0E
+ZERO, ONE, NAME, BYTE, WORD, DWORD, QWORD = b"\x00", b"\x01", b"\x08", 0x0A, 0x0B, 0x0C, 0x0E
 SCOPE, BUFFER, PACKAGE, DEVICE = b"\x10", b"\x11", b"\x12", b"\x5b\x82"
 END_TAG = b"\x79\x00"
 SPACE_MEMORY, SPACE_IO, SPACE_BUS = 0, 1, 2
@@ -23,10 +23,9 @@ def integer(value: int) -> bytes:
     return bytes((QWORD,)) + value.to_bytes(8, "little")
 
 
-def path(name: str) -> bytes:
-    """A name of one segment, perhaps from the root; segments have four characters, `_` at the end."""
-    root = name.startswith("\\")
-    return b"\\" * root + name.lstrip("\\").ljust(4, "_").encode("ascii")
+def segment(word: str) -> bytes:
+    """A name of up to four characters, filled up with `_`."""
+    return word.ljust(4, "_").encode("ascii")
 
 
 def length(content: bytes) -> bytes:
@@ -41,17 +40,17 @@ def length(content: bytes) -> bytes:
 
 def name(word: str, value: bytes) -> bytes:
     """Name (word, value)."""
-    return NAME + path(word) + value
+    return NAME + segment(word) + value
 
 
 def scope(word: str, *content: bytes) -> bytes:
     """Scope (word) { content }."""
-    return SCOPE + length(path(word) + b"".join(content))
+    return SCOPE + length(segment(word) + b"".join(content))
 
 
 def device(word: str, *content: bytes) -> bytes:
     """Device (word) { content }."""
-    return DEVICE + length(path(word) + b"".join(content))
+    return DEVICE + length(segment(word) + b"".join(content))
 
 
 def package(*elements: bytes) -> bytes:

@@ -83,47 +83,44 @@ def _plain(payload: bytes, _limit: int, write: Write) -> None:
 def _gzip(payload: bytes, _limit: int, write: Write) -> None:
     stream = zlib.decompressobj(31)
     left = payload
-    try:
-        while left and not stream.eof:
-            write(stream.decompress(left, _PIECE))
-            left = stream.unconsumed_tail
-    except zlib.error as error:
-        raise PayloadError(f"its gzip data is damaged: {error}") from error
+    while left and not stream.eof:
+        try:
+            piece = stream.decompress(left, _PIECE)
+        except zlib.error as error:
+            raise PayloadError(f"its gzip data is damaged: {error}") from error
+        left = stream.unconsumed_tail
+        write(piece)
 
 
 def _bzip2(payload: bytes, _limit: int, write: Write) -> None:
     import bz2  # noqa: PLC0415 - one format a run
 
-    _stream(bz2.BZ2Decompressor(), payload, write)
+    _stream(bz2.BZ2Decompressor(), (OSError, ValueError), payload, write)
 
 
 def _xz(payload: bytes, _limit: int, write: Write) -> None:
     import lzma  # noqa: PLC0415 - one format a run
 
-    _stream(lzma.LZMADecompressor(lzma.FORMAT_XZ), payload, write)
+    _stream(lzma.LZMADecompressor(lzma.FORMAT_XZ), (lzma.LZMAError, MemoryError), payload, write)
 
 
 def _lzma(payload: bytes, _limit: int, write: Write) -> None:
     import lzma  # noqa: PLC0415 - one format a run
 
-    _stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE), payload, write)
+    _stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE), (lzma.LZMAError, MemoryError), payload, write)
 
 
-def _stream(stream: _Unpacker, payload: bytes, write: Write) -> None:
+def _stream(stream: _Unpacker, errors: tuple[type[Exception], ...], payload: bytes, write: Write) -> None:
     data = payload
-    try:
-        while not stream.eof:
+    while not stream.eof:
+        try:
             piece = stream.decompress(data, _PIECE)
-            data = b""
-            if not piece and stream.needs_input:
-                return  # cut short: the caller counts
-            write(piece)
-    except (OSError, ValueError, EOFError, ArithmeticError) as error:
-        raise PayloadError(f"its compressed data is damaged: {error}") from error
-    except Exception as error:
-        if type(error).__name__ != "LZMAError":  # lzma is not imported for other formats
-            raise
-        raise PayloadError(f"its compressed data is damaged: {error}") from error
+        except errors as error:
+            raise PayloadError(f"its compressed data is damaged: {error}") from error
+        data = b""
+        if not piece and stream.needs_input:
+            return  # cut short: the caller counts
+        write(piece)
 
 
 def _lz4(payload: bytes, _limit: int, write: Write) -> None:
@@ -137,9 +134,10 @@ def _lz4(payload: bytes, _limit: int, write: Write) -> None:
         if size > end - at:
             raise PayloadError("its lz4 data is cut short")
         try:
-            write(lz4.block.decompress(view[at : at + size], uncompressed_size=_LZ4_BLOCK))
+            piece = lz4.block.decompress(view[at : at + size], uncompressed_size=_LZ4_BLOCK)
         except (lz4.block.LZ4BlockError, MemoryError, ValueError) as error:
             raise PayloadError(f"its lz4 data is damaged: {error}") from error
+        write(piece)
         at += size
 
 
@@ -147,9 +145,10 @@ def _zstd(payload: bytes, limit: int, write: Write) -> None:
     import zstandard  # noqa: PLC0415 - one format a run
 
     try:
-        write(zstandard.ZstdDecompressor().decompress(payload[:-SIZE_BYTES], max_output_size=limit))
+        piece = zstandard.ZstdDecompressor().decompress(payload[:-SIZE_BYTES], max_output_size=limit)
     except (zstandard.ZstdError, MemoryError) as error:
         raise PayloadError(f"its zstd data is damaged: {error}") from error
+    write(piece)
 
 
 _LZ4_MAGIC: Final = b"\x02\x21\x4c\x18"

@@ -1,4 +1,4 @@
-"""Small guest images made by hand: ELF files with segments and notes, multiboot headers."""
+"""Small guest images made by hand: ELF files with segments and notes, multiboot headers, bzImages."""
 
 import struct
 from collections.abc import Sequence
@@ -40,6 +40,31 @@ def multiboot_header(flags: int = 0, addresses: Sequence[int] = ()) -> bytes:
         flags |= FLAG_ADDRESSES
     checksum = -(HEADER_MAGIC + flags) & 0xFFFF_FFFF
     return struct.pack(f"<III{len(addresses)}I", HEADER_MAGIC, flags, checksum, *addresses)
+
+
+def build_bzimage(
+    payload: bytes,
+    *,
+    version: int = 0x020F,
+    loadflags: int = 1,
+    xloadflags: int = 1,
+    setup_sectors: int = 2,
+    pref_address: int = 1 << 20,
+    init_size: int = 0,
+    cmdline_size: int = 2047,
+    entry: bytes = b"",
+) -> bytes:
+    """A bzImage with `payload` as its compressed kernel, and `entry` as its code for the 64-bit entry."""
+    setup = bytearray((setup_sectors + 1) * 512)
+    setup[0x1F1] = setup_sectors
+    struct.pack_into("<HBB4sHIHBB", setup, 0x1FE, 0xAA55, 0xEB, 0x6A, b"HdrS", version, 0, 0, 0, 0)
+    setup[0x211] = loadflags
+    struct.pack_into("<I", setup, 0x22C, 0x7FFF_FFFF)
+    struct.pack_into("<HI", setup, 0x236, xloadflags, cmdline_size)
+    head = bytes(0x200) + entry.ljust(0x40, b"\xf4")
+    struct.pack_into("<II", setup, 0x248, len(head), len(payload))
+    struct.pack_into("<QI", setup, 0x258, pref_address, init_size)
+    return bytes(setup) + head + payload
 
 
 def build_elf(
