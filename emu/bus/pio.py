@@ -7,7 +7,7 @@ guest and chip. A port costs one list add and one look-up before the chip is cal
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from emu.bus.types import AccessError, Region
+from emu.bus.types import AccessError, DirectRegion, Region
 from emu.bus.window import ONES, FaultLog, Unclaimed, Window
 from emu.errors import MapError
 
@@ -75,13 +75,19 @@ class PioBus:
 
     def _fill(self, window: Window, *, wide: bool) -> None:
         base, region = window.base, window.region
+        direct = region.direct if isinstance(region, DirectRegion) else None
         for port in range(base, base + window.size):
             self._windows[port] = window
             left = base + window.size - port if wide else 1
             for width in WIDTHS:
-                fits = width <= left
-                self._read[width][port] = (region.read, port - base) if fits else (self._split_read, port)
-                self._write[width][port] = (region.write, port - base) if fits else (self._split_write, port)
+                if width > left:
+                    self._read[width][port] = self._split_read, port
+                    self._write[width][port] = self._split_write, port
+                    continue
+                read, write = region.read, region.write
+                if direct is not None:
+                    read, write = direct(port - base, width)
+                self._read[width][port], self._write[width][port] = (read, port - base), (write, port - base)
 
     def window_at(self, port: int) -> Window:
         """The window that decodes `port`; the unclaimed one included."""

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from emu.errors import EmuError
 
@@ -40,6 +40,16 @@ class Region(Protocol):
 
     def register_name(self, offset: int, is_write: bool, /) -> str:
         """The datasheet's name of the register at `offset`, for the ledger."""
+
+
+@runtime_checkable
+class DirectRegion(Region, Protocol):
+    """A region with registers that are worth a function of their own: the port bus calls it, not `read`."""
+
+    def direct(
+        self, offset: int, width: int, /
+    ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
+        """What reads and what writes one register by accesses of `width`, with the arguments of both."""
 
 
 class IrqLine(Protocol):

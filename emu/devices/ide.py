@@ -4,6 +4,8 @@ Source: ATA/ATAPI-6 (T13/1410D), 7 (registers) and 9.2 (software reset); the PC'
 with IRQ 14, 0x170 and 0x376 with IRQ 15. The drives answer at once, on the vCPU thread.
 """
 
+from collections.abc import Callable
+
 from emu.bus.costs import Costs
 from emu.bus.types import AccessError, Fault, IrqLine
 from emu.devices.block.backend import BlockBackend
@@ -30,6 +32,31 @@ class CommandBlock:
     def select(self, drive: AtaDrive) -> None:
         """Connect the data port to one drive."""
         self._selected = drive
+
+    def direct(
+        self, offset: int, width: int
+    ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
+        """The data port has functions of its own for the words of which a sector takes 256."""
+        return (self._read_word, self._write_word) if (offset, width) == (0, 2) else (self.read, self.write)
+
+    def _read_word(self, offset: int, width: int) -> int:
+        """Any word but the last of a block."""
+        drive = self._selected
+        index = drive.index
+        if index + 1 < drive.read_end:
+            drive.index = index + 1
+            return drive.words[index]
+        return self.read(offset, width)
+
+    def _write_word(self, offset: int, width: int, value: int) -> None:
+        """The same of a write."""
+        drive = self._selected
+        index = drive.index
+        if index + 1 < drive.write_end:
+            drive.index = index + 1
+            drive.words[index] = value & 0xFFFF
+            return
+        self.write(offset, width, value)
 
     def read(self, offset: int, width: int) -> int:
         """Read the data port (words beyond the block are 0) or a register.

@@ -1,5 +1,7 @@
 """Ports, windows and the ledger."""
 
+from collections.abc import Callable
+
 import pytest
 
 from emu.bus.ledger import ExitLedger, Row
@@ -77,6 +79,31 @@ def test_a_wide_chip_sees_the_access_as_made_unless_it_straddles_the_end(lab: La
     lab.pio.read(0, 0xCFE, 2, 0)
     assert chip.seen == [(4, 4), (6, 2)]
     assert lab.pio.read(0, 0xCFF, 2, 0) == 0xFF00 | 0xA7
+
+
+class Direct(Scratch):
+    """A region whose words at its first port are answered by functions of their own."""
+
+    def direct(
+        self, offset: int, width: int
+    ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
+        return (self.read_word, self.write_word) if (offset, width) == (0, 2) else (self.read, self.write)
+
+    def read_word(self, offset: int, width: int) -> int:
+        return 0x1234
+
+    def write_word(self, offset: int, width: int, value: int) -> None:
+        self.seen.append((-1, value))
+
+
+def test_a_register_may_have_functions_of_its_own_for_one_width(lab: Lab) -> None:
+    chip = Direct(8)
+    lab.pio.map(0x1F0, 8, chip, "ide", wide=True)
+    assert [lab.pio.read(0, 0x1F0, width) for width in (1, 2, 4)] == [0xA0, 0x1234, 0xA0]
+    lab.pio.write(0, 0x1F0, 2, 7)
+    lab.pio.write(0, 0x1F1, 2, 8)
+    assert chip.seen == [(0, 1), (0, 4), (-1, 7), (1, 2, 8)]
+    assert (lab.pio.reads[0x1F0], lab.pio.writes[0x1F0]) == (3, 1)
 
 
 def test_unclaimed_ports_read_ones_and_are_told_once(lab: Lab) -> None:

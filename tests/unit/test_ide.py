@@ -98,13 +98,13 @@ class Host:
         self.outb(7, opcode)
 
     def take(self, length: int, width: int = 2) -> bytes:
-        return b"".join(
-            self.channel.command.read(0, width).to_bytes(width, "little") for _ in range(length // width)
-        )
+        read, _ = self.channel.command.direct(0, width)  # as the bus takes it
+        return b"".join(read(0, width).to_bytes(width, "little") for _ in range(length // width))
 
     def give(self, data: bytes, width: int = 2) -> None:
+        _, write = self.channel.command.direct(0, width)
         for i in range(0, len(data), width):
-            self.channel.command.write(0, width, int.from_bytes(data[i : i + width], "little"))
+            write(0, width, int.from_bytes(data[i : i + width], "little"))
 
     def identify(self) -> tuple[int, ...]:
         self.outb(7, 0xEC)
