@@ -44,4 +44,5 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--config-settings editable_mode=compat --editable '.[dev]'
+	$(BIN)/python -m compileall -q emu
 	@touch $@
