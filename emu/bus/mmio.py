@@ -8,8 +8,8 @@ with its chip and its counter until the map changes.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from emu.bus.types import AccessError, Region
-from emu.bus.window import ONES, FaultLog, Unclaimed, Window
+from emu.bus.types import AccessError, Fault, Region
+from emu.bus.window import ONES, FaultLog, Nobody, Unclaimed, Window
 from emu.errors import MapError
 
 SHIFT: Final = 12
@@ -209,7 +209,10 @@ class MmioBus:
                 readers.clear()
             region, start, counts, _ = self._target((base + at) >> SHIFT)
             offset = base + at - start
-            readers[at] = found = counts, offset >> 2, region.read, offset
+            call = region.read
+            if region is self._unclaimed.window.region:
+                call = self._nobody(base + at, "read").read
+            readers[at] = found = counts, offset >> 2, call, offset
             return found
 
         def read(_engine: int, at: int, width: int, _user: int = 0) -> int:
@@ -238,7 +241,10 @@ class MmioBus:
                 writers.clear()
             region, start, _, counts = self._target((base + at) >> SHIFT)
             offset = base + at - start
-            writers[at] = found = counts, offset >> 2, region.write, offset
+            call = region.write
+            if region is self._unclaimed.window.region:
+                call = self._nobody(base + at, "write").write
+            writers[at] = found = counts, offset >> 2, call, offset
             return found
 
         def write(_engine: int, at: int, width: int, value: int, _user: int = 0) -> None:
@@ -256,6 +262,12 @@ class MmioBus:
                 self._fail(error)
 
         return write
+
+    def _nobody(self, at: int, direction: str) -> Nobody:
+        """What answers an address that nothing decodes, and counts the faults."""
+        where = f"mmio {at & -PAGE:#010x}"
+        register = self._unclaimed.window.region.register_name(at & (PAGE - 1), direction == "write")
+        return self._faults.kind(where, f"{direction} {register}", Fault.NO_REGISTER)
 
     def _answer(self, at: int, width: int, error: AccessError, *, is_write: bool) -> int:
         region, start, _, _ = self._target(at >> SHIFT)

@@ -170,5 +170,10 @@ class PioBus:
     def _answer(self, port: int, width: int, error: AccessError, *, is_write: bool) -> int:
         window = self._windows[port]
         register = window.region.register_name(port - window.base, is_write)
-        self._faults.add(window.name, f"{'write' if is_write else 'read'} {register}", error.fault)
+        kind = self._faults.add(window.name, f"{'write' if is_write else 'read'} {register}", error.fault)
+        if window is self._unclaimed:  # until something is mapped here
+            if is_write:
+                self._write[width][port] = kind.writer
+            else:
+                self._read[width][port] = kind.reader
         return ONES[width]

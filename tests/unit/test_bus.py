@@ -202,3 +202,27 @@ def test_the_fault_log_is_bounded(lab: Lab) -> None:
     assert "counted, not shown" in lab.lines[-1]
     assert len(lab.faults.counts) == 65
     assert sum(lab.faults.counts.values()) == 0x2000
+
+
+def test_every_access_to_nobody_is_counted_and_a_chip_that_comes_later_answers(lab: Lab) -> None:
+    for _ in range(3):
+        assert lab.pio.read(0, 0x1234, 2) == 0xFFFF
+        lab.pio.write(0, 0x1234, 1, 7)
+        assert lab.hot.read(0, 0x5004, 4) == 0xFFFFFFFF
+        assert lab.hot.read(0, 0x5004, 1) == 0xFF
+        lab.hot.write(0, 0x5004, 4, 7)
+    where = f"mmio {HOT_BASE + 0x5000:#010x}"
+    assert lab.faults.counts == {
+        ("unclaimed port", "read 0x1234", Fault.NO_REGISTER): 3,
+        ("unclaimed port", "write 0x1234", Fault.NO_REGISTER): 3,
+        (where, "read 0x0004", Fault.NO_REGISTER): 6,
+        (where, "write 0x0004", Fault.NO_REGISTER): 3,
+    }
+    assert len(lab.lines) == 4
+    assert (lab.pio.reads[0x1234], lab.pio.writes[0x1234]) == (3, 3)
+    lab.pio.map(0x1234, 2, Scratch(2), "late", wide=True)
+    lab.mmio.map(HOT_BASE + 0x5000, Scratch(4096), "late")
+    assert (lab.pio.read(0, 0x1234, 2), lab.hot.read(0, 0x5004, 4)) == (0xA0, 0xA4)
+    lab.pio.unmap(0x1234)
+    assert lab.pio.read(0, 0x1234, 2) == 0xFFFF
+    assert lab.faults.counts["unclaimed port", "read 0x1234", Fault.NO_REGISTER] == 4
