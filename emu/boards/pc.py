@@ -151,7 +151,7 @@ class PcBoard:
         pio.map(FW_CFG,        2, self.fw_cfg,            "fw_cfg",    wide=True)
         pio.map(PM_BASE, self.pm.size, self.pm,           "acpi-pm",   wide=True)
         pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
-        pio.map(0x22,          2, Absent(2, "imcr"),      "imcr")  # the MP specification's, only on old boards
+        pio.map(0x22,          2, Absent(2, "imcr"),      "imcr")  # only on old boards
         pio.map(0xED,          1, Absent(1, "delay"),     "delay")  # written by drivers to pass time
 
     # fmt: on
