@@ -72,7 +72,7 @@ class Chain:
         """The first `length` readable bytes as one copy, fewer where there are fewer."""
         return b"".join(self.readable)[:length]
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """Store `data` into the writable buffers in order; return how many bytes fitted."""
         done = 0
         for buffer in self.writable:
