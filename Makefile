@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup check test demo bench images soak clean
+.PHONY: help setup check test test-os demo bench images soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(READY) ## build .venv with everything in it
 
@@ -17,7 +17,10 @@ check: $(READY) ## formatting, lint, types
 	$(BIN)/mypy
 
 test: $(READY) ## every test but the long ones
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak and not os"
+
+test-os: $(READY) ## boot whole operating systems from their Debian packages
+	$(BIN)/pytest -m os
 
 demo: $(READY) ## one piece of work over every I/O path
 	$(BIN)/emu compare
