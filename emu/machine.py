@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import mmap
+import os
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from emu.config import EngineChoice, Outcome, OutcomeKind
 from emu.cpu import cpuid, msr
 from emu.cpu.choice import make_engine
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
-from emu.cpu.state import StartState
+from emu.cpu.state import RESET_VECTOR, StartState
 from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
 
 SWITCH_INTERVAL_S = 1e-4
@@ -29,6 +31,7 @@ APIC_EOI = 0xFEE0_00B0
 
 if TYPE_CHECKING:
     from emu.cpu.symbols import Symbols
+    from emu.devices.virtio.char_port import CharPort
 
 
 class LocalApic(InterruptController, Protocol):
@@ -68,11 +71,15 @@ class Machine:
         self.msrs = msr.MsrTable()
         self.serial_input: Callable[[bytes], None] = _no_serial
         self.serial_room: Callable[[], int] = _no_room
+        self.char_ports: dict[str, CharPort] = {}
         self.boot: Callable[[], StartState] = _no_boot
         self.on_close: list[Callable[[], None]] = []
         self.on_reset: list[Callable[[], None]] = []
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
+        self._roms: list[tuple[int, bytes, mmap.mmap]] = []
+        self.shares_core = False
+        """Run the CPU and the threads that it starts on one core: see `_one_core`."""
         self.symbols_of: str | None = None
         self.profile: ExitProfile | None = None
         self.trace: ExitTrace | None = None
@@ -126,7 +133,9 @@ class Machine:
         self._add_msrs()
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
         ram = [RamBlock(r.gpa, r.size, base + r.offset) for r in self.memory.ranges]
-        areas = [MmioArea(*area) for area in self.mmio.areas([(r.gpa, r.size) for r in self.memory.ranges])]
+        for gpa, content, memory in self._roms:
+            ram.append(RamBlock(gpa, len(content), ctypes.addressof(ctypes.c_char.from_buffer(memory))))
+        areas = [MmioArea(*area) for area in self.mmio.areas([(block.gpa, block.size) for block in ram])]
         port_read, port_write, areas = self._observed(areas)
         hooks = EngineHooks(
             port_read=port_read,
@@ -149,6 +158,22 @@ class Machine:
         self._since = (self.engine.host_tsc(), time.monotonic_ns())
         self._tsc_offset = -self._since[0]
         self.engine.set_tsc_offset(self._tsc_offset)
+
+    def add_rom(self, gpa: int, content: bytes) -> None:
+        """Put memory for code outside of RAM at `gpa`, whole pages; before `power_on`.
+
+        The engine has no memory that drops stores: a guest may change it, until `reload_roms`.
+        """
+        memory = mmap.mmap(-1, len(content))
+        memory[:] = content
+        self._roms.append((gpa, content, memory))
+
+    def reload_roms(self) -> None:
+        """Take back what the guest has changed."""
+        for gpa, content, memory in self._roms:
+            if memory[:] != content:
+                memory[:] = content
+                self.engine.forget_code(gpa, len(content))
 
     def _add_msrs(self) -> None:
         self.msrs.add(msr.APIC_BASE, lambda: self._apic.apic_base, self._apic.write_apic_base)
@@ -178,7 +203,7 @@ class Machine:
 
     def run(self) -> Outcome:
         """Run the guest to its end, on the calling thread. Raises what a chip of ours raised."""
-        with self._running, _short_switches():
+        with self._running, _short_switches(), _one_core(self.shares_core):
             self._apic.bind_thread()
             self.engine.start_at(self.boot())
             while self._outcome is None:
@@ -277,6 +302,26 @@ def _short_switches() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+@contextlib.contextmanager
+def _one_core(wanted: bool) -> Iterator[None]:
+    """Keep the calling thread, and those it starts meanwhile, on the core where it is now.
+
+    A data plane's thread and the CPU mostly take turns. Waking an idle core costs 20 to 30 us, one that is
+    awake 3 to 5; and both hold the GIL in turns anyway. Measured with 4 KiB reads: 50,000 a second instead of
+    15,000 at depth 1, 300,000 instead of 110,000 to 330,000 at depth 32.
+    """
+    allowed = os.sched_getaffinity(0)
+    if not wanted or len(allowed) < 2:
+        yield
+        return
+    core = ctypes.CDLL(None).sched_getcpu()
+    os.sched_setaffinity(0, {core if core in allowed else min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def _no_serial(_data: bytes) -> None:
     """No serial port."""
 
@@ -294,4 +339,4 @@ def _no_room() -> int:
 
 
 def _no_boot() -> StartState:
-    return StartState("real", 0xFFF0, cs=0xF000)
+    return RESET_VECTOR

@@ -13,9 +13,10 @@ from emu.dataplanes.iothread import iothread_plane
 from emu.dataplanes.vhost import vhost_plane
 from emu.devices.virtio.blk import VirtioBlk
 from emu.devices.virtio.device import VirtioDevice
-from emu.devices.virtio.pci_transport import VirtioPci
+from emu.devices.virtio.pci_transport import CLASS_STORAGE, VirtioPci
 from emu.devices.virtio.spec import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 from emu.devices.virtio.types import DataPlane
+from emu.errors import ConfigError
 from emu.kernel.ioeventfd import Doorbells
 from emu.kernel.irqfd import bind_irqfd
 from emu.machine import Machine
@@ -64,14 +65,41 @@ def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) ->
     queues = int(properties.get("num-queues", "1"), 0)
     queue_size = int(properties.get("queue-size", "256"), 0)
     service = VirtioBlk(
-        disk.backend, serial=properties.get("serial", ""), queues=queues, queue_size=queue_size
+        disk.backend,
+        serial=properties.get("serial", ""),
+        queues=queues,
+        queue_size=queue_size,
+        ring_features=ring_features(properties),
     )
     plane = _plane(machine, service, disk)
-    device = VirtioDevice(plane, machine.memory, name=disk.name, queue_size=queue_size, post=machine.post)
-    doorbells = Doorbells(NativeDoorbells(machine, disk.name))
-    transport = VirtioPci(device, msi, bind_irqfd, on_doorbells=doorbells.update)
-    slot = properties.get("addr")
-    pci.add(transport.function, int(slot.split(".")[0], 16) if slot else _free_slot(pci))
+    return put_on_pci(
+        machine, pci, msi, plane, disk.name, properties, class_code=CLASS_STORAGE, queue_size=queue_size
+    )
+
+
+def put_on_pci(
+    machine: Machine,
+    pci: PciBus,
+    msi: MsiTarget,
+    plane: DataPlane,
+    name: str,
+    properties: Mapping[str, str],
+    *,
+    class_code: int,
+    queue_size: int,
+    vectors: int | None = None,
+) -> VirtioDevice:
+    """Give a data plane its device, its PCI function in the slot `addr` or the lowest free one, its doorbells.
+
+    Raises ConfigError where the slot is taken.
+    """
+    slot = _slot(pci, name, properties.get("addr"))
+    device = VirtioDevice(plane, machine.memory, name=name, queue_size=queue_size, post=machine.post)
+    doorbells = Doorbells(NativeDoorbells(machine, name))
+    transport = VirtioPci(
+        device, msi, bind_irqfd, class_code=class_code, vectors=vectors, on_doorbells=doorbells.update
+    )
+    pci.add(transport.function, slot)
     machine.on_close.insert(0, device.close)
     machine.ledger.add_costs(transport.costs)
 
@@ -82,23 +110,38 @@ def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) ->
     return device
 
 
-def _ring_features(properties: Mapping[str, str]) -> int:
+def is_on(properties: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """A switch among the properties, in any of QEMU's spellings."""
+    return properties[name] in ("on", "yes", "true", "y") if name in properties else default
+
+
+def ring_features(properties: Mapping[str, str]) -> int:
     """The ring's own bits that the user did not switch off."""
     bits = 0
     for name, bit in (("indirect_desc", F_RING_INDIRECT_DESC), ("event_idx", F_RING_EVENT_IDX)):
-        if properties.get(name, "on") == "on":
+        if is_on(properties, name, default=True):
             bits |= bit
     return bits
 
 
 def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:
     properties, vcpu = disk.properties, machine.vcpu
-    if properties.get("vhost", "off") == "on":
+    if is_on(properties, "vhost", default=False):
+        machine.shares_core = True
         return vhost_plane(service, vcpu.fail, disk.name, vcpu.forget_stale_code)
     if "iothread" in properties:
+        machine.shares_core = True
         return iothread_plane(service, vcpu.fail, properties["iothread"], vcpu.forget_stale_code)
     return inline_plane(service, machine.post)
 
 
-def _free_slot(pci: PciBus) -> int:
-    return next(slot for slot in range(FIRST_SLOT, 32) if pci.function(slot) is None)
+def _slot(pci: PciBus, name: str, address: str | None) -> int:
+    if address is None:
+        free = [slot for slot in range(FIRST_SLOT, 32) if pci.function(slot) is None]
+        if not free:
+            raise ConfigError(f"-device {name}: every PCI slot is taken")
+        return free[0]
+    slot = int(address.split(".")[0], 16)
+    if pci.function(slot) is not None:
+        raise ConfigError(f"-device {name}: PCI slot {slot:#x} is taken; choose another addr=")
+    return slot
