@@ -218,7 +218,8 @@ class Ps2Controller:
         state.data = value
         state.status |= STATUS_OBF | (STATUS_AUX_OBF if source == FROM_AUX else 0)
         state.status |= STATUS_TIMEOUT if timeout else 0
-        state.output_port |= OUT_OBF | (OUT_AUX_OBF if source == FROM_AUX else 0)
+        full = OUT_OBF | (OUT_AUX_OBF if source == FROM_AUX else 0)
+        state.output_port = state.output_port & ~(OUT_OBF | OUT_AUX_OBF) | full  # whatever 0xD1 had put there
         self._update()
 
     def _from_devices(self) -> tuple[int, int]:

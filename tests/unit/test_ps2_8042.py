@@ -178,6 +178,14 @@ def test_a20_moves_by_the_output_port_and_by_command() -> None:
     assert board.resets == 0
 
 
+def test_the_output_port_shows_which_buffer_is_full_whatever_was_written_there() -> None:
+    board = Board(devices=False)
+    board.command(0xD1, 0xE3)  # both buffer bits among them
+    board.command(0xAB)
+    board.command(0xD0)
+    assert board.chip.data.read(0, 1) & 0x30 == 0x10  # the test's answer was in the keyboard's buffer
+
+
 def test_the_reset_line_is_pulsed_by_fe_and_pulled_by_the_output_port() -> None:
     board = Board()
     board.command(0xFE)
