@@ -153,6 +153,8 @@ class PcBoard:
         pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
         pio.map(0x22,          2, Absent(2, "imcr"),      "imcr")  # only on old boards
         pio.map(0xED,          1, Absent(1, "delay"),     "delay")  # written by drivers to pass time
+        for number, base in ((2, 0x2F8), (3, 0x3E8), (4, 0x2E8)):  # probed for UARTs
+            pio.map(base,      8, Absent(8, "absent"),    f"com{number}")
 
     # fmt: on
 
