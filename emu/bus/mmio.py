@@ -190,9 +190,13 @@ class MmioBus:
     # ---- what the engine calls ---------------------------------------------------------------------
 
     def areas(self, ram: list[tuple[int, int]]) -> list[Area]:
-        """All space but the (base, size) ranges of `ram`, cut at HOT_BASE and 4 GiB."""
-        taken = sorted([*ram, (HOT_BASE, HOT_SIZE), (SPACE, 0)])
-        found = [Area(HOT_BASE, HOT_SIZE, self._make_read(HOT_BASE), self._make_write(HOT_BASE))]
+        """All space but the (base, size) ranges of `ram`, cut at HOT_BASE and 4 GiB.
+
+        A ROM that ends at 4 GiB may be among them; the hot area, which comes first, ends below it.
+        """
+        end = min([HOT_BASE + HOT_SIZE, *(base for base, _ in ram if HOT_BASE < base < HOT_BASE + HOT_SIZE)])
+        taken = sorted([*ram, (HOT_BASE, end - HOT_BASE), (SPACE, 0)])
+        found = [Area(HOT_BASE, end - HOT_BASE, self._make_read(HOT_BASE), self._make_write(HOT_BASE))]
         at = 0
         for base, size in taken:
             if base > at:

@@ -277,7 +277,7 @@ class FastEngine:
             selector, flags = (selectors[0], code) if i == CS else (selectors[1], data)
             fields.set_segment(ENV_SEGS + 24 * i, selector, 0, limit, flags)
         if mode == "real":
-            fields.set_segment(ENV_SEGS + 24 * CS, state.cs, state.cs << 4, limit, code)
+            fields.set_segment(ENV_SEGS + 24 * CS, state.cs, state.code_base, limit, code)
         fields.set_segment(ENV_TR, 0, 0, 0xFFFF, 0x8B00)
         fields.set_segment(ENV_LDT, 0, 0, 0xFFFF, 0x8200)
         fields.set_segment(ENV_GDT, 0, state.gdt, state.selectors[1] + 7 if state.gdt else 0xFFFF, 0)

@@ -222,8 +222,8 @@ class PublicEngine:
         selectors = (0, 0) if mode == "real" else state.selectors
         for i in range(6):
             context.set_segment(i, (selectors[1], 0, limit, data))
-        base = state.cs << 4 if mode == "real" else 0
-        context.set_segment(CS, (state.cs if mode == "real" else selectors[0], base, limit, code))
+        selector = state.cs if mode == "real" else selectors[0]
+        context.set_segment(CS, (selector, state.code_base, limit, code))
         context.set_segment_at(ENV_TR, (0, 0, 0xFFFF, 0x8B00))
         context.set_segment_at(ENV_LDT, (0, 0, 0xFFFF, 0x8200))
         context.set_segment_at(ENV_GDT, (0, state.gdt, state.selectors[1] + 7 if state.gdt else 0xFFFF, 0))
