@@ -43,7 +43,7 @@ class DeviceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ObjectConfig:
-    """One `-object`, `iothread` for now."""
+    """One `-object`: an iothread or a source of entropy."""
 
     kind: str
     id: str
@@ -63,9 +63,10 @@ class ExitsConfig:
 class MachineConfig:
     """One machine.
 
-    `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input either)
-    or "file:PATH"; the board does not look at it, it calls `serial_out`. `timeout_s` is host seconds, kept by
-    the command's main loop, which calls `Machine.stop`.
+    `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input
+    either), "file:PATH", "pty" or "unix:PATH,server=on|off,wait=on|off"; the board does not look at it, it
+    calls `serial_out`. `chardevs` says the same of the devices' `chardev=ID`. `timeout_s` is host seconds,
+    kept by the command's main loop, which calls `Machine.stop`.
     """
 
     ram_bytes: int = 128 * MIB
@@ -77,6 +78,7 @@ class MachineConfig:
     devices: tuple[DeviceConfig, ...] = ()
     objects: tuple[ObjectConfig, ...] = ()
     serial: str = "mon:stdio"
+    chardevs: Mapping[str, str] = field(default_factory=dict)
     no_reboot: bool = False
     engine: EngineChoice = "auto"
     exits: ExitsConfig | None = None

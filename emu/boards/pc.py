@@ -35,6 +35,7 @@ from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
 if TYPE_CHECKING:
+    from emu.boards.virtio_more import VirtioMore
     from emu.devices.virtio.device import VirtioDevice
 
 IRQ_TIMER, IRQ_KEYBOARD, IRQ_COM1, IRQ_RTC, IRQ_SCI, IRQ_MOUSE, IRQ_IDE0, IRQ_IDE1 = 0, 1, 4, 8, 9, 12, 14, 15
@@ -113,6 +114,10 @@ class PcBoard:
                 self._add_debug_exit(device)
             elif device.driver == "pc-testdev":
                 self._add_testdev()
+        self.virtio_more: VirtioMore | None = None
+        names = {device.driver for device in config.devices} - {"virtio-blk-pci"}
+        if any(name.startswith("virt") for name in names):
+            self.virtio_more = self._more_virtio()
 
     def _intr_changed(self, level: bool) -> None:
         """The 8259 pair's INTR is wired to the local APIC's LINT0."""
@@ -178,6 +183,11 @@ class PcBoard:
         from emu.boards.virtio import add_virtio_blk  # noqa: PLC0415 - a tiny guest has no virtio device
 
         self.virtio_disks.append(add_virtio_blk(self.machine, self.pci, self.lapic, disk))
+
+    def _more_virtio(self) -> "VirtioMore":
+        from emu.boards import virtio_more  # noqa: PLC0415 - as above
+
+        return virtio_more.VirtioMore(self.machine, self.pci, self.lapic, self._config)
 
     def _add_debug_exit(self, device: DeviceConfig) -> None:
         base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)

@@ -89,9 +89,9 @@ def put_on_pci(
     queue_size: int,
     vectors: int | None = None,
 ) -> VirtioDevice:
-    """Give a data plane its device, its PCI function in the slot `addr` or the lowest free one, its doorbells.
+    """Give a data plane its device, its PCI function and its doorbells.
 
-    Raises ConfigError where the slot is taken.
+    The slot is the property `addr`, else the lowest free one. Raises ConfigError where the slot is taken.
     """
     slot = _slot(pci, name, properties.get("addr"))
     device = VirtioDevice(plane, machine.memory, name=name, queue_size=queue_size, post=machine.post)

@@ -44,11 +44,13 @@ class Vcpu:
         self.outside = Costs()
         self.halts = 0
         self.on_reset: Callable[[], None] = _nobody
+        self._close_engine: Callable[[], None] = _nobody
 
     def attach(self, engine: Engine, controller: InterruptController) -> None:
         """Give it engine and interrupt controller; once, before `run`."""
         self.engine, self._controller = engine, controller
         self._record = engine.signals
+        self._close_engine = engine.close
 
     @property
     def wake_fd(self) -> int:
@@ -207,8 +209,8 @@ class Vcpu:
         self.on_reset()
 
     def close(self) -> None:
-        """Free the engine. After this no other thread may poke."""
-        self.engine.close()
+        """Free the engine, where there is one. After this no other thread may poke."""
+        self._close_engine()
         os.close(self._wake_fd)
 
     def shut_down(self) -> None:
