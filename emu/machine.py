@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import mmap
-import mmap
 import os
 import sys
 import threading
@@ -78,7 +77,6 @@ class Machine:
         self.on_reset: list[Callable[[], None]] = []
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
-        self._roms: list[tuple[int, bytes, mmap.mmap]] = []
         self._roms: list[tuple[int, bytes, mmap.mmap]] = []
         self.shares_core = False
         """Run the CPU and the threads that it starts on one core: see `_one_core`."""
@@ -160,22 +158,6 @@ class Machine:
         self._since = (self.engine.host_tsc(), time.monotonic_ns())
         self._tsc_offset = -self._since[0]
         self.engine.set_tsc_offset(self._tsc_offset)
-
-    def add_rom(self, gpa: int, content: bytes) -> None:
-        """Put memory for code outside of RAM at `gpa`, whole pages; before `power_on`.
-
-        The engine has no memory that drops stores: a guest may change it, until `reload_roms`.
-        """
-        memory = mmap.mmap(-1, len(content))
-        memory[:] = content
-        self._roms.append((gpa, content, memory))
-
-    def reload_roms(self) -> None:
-        """Take back what the guest has changed."""
-        for gpa, content, memory in self._roms:
-            if memory[:] != content:
-                memory[:] = content
-                self.engine.forget_code(gpa, len(content))
 
     def add_rom(self, gpa: int, content: bytes) -> None:
         """Put memory for code outside of RAM at `gpa`, whole pages; before `power_on`.
