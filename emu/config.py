@@ -67,6 +67,10 @@ class MachineConfig:
     either), "file:PATH", "pty" or "unix:PATH,server=on|off,wait=on|off"; the board does not look at it, it
     calls `serial_out`. `chardevs` says the same of the devices' `chardev=ID`. `timeout_s` is host seconds,
     kept by the command's main loop, which calls `Machine.stop`.
+
+    Without `kernel`, or with `bios`, firmware runs: `boot_order` is QEMU's letters; without `graphics` its
+    console is COM1; `vga` puts an option ROM for the text screen in. `debugcon` is "stdio", "null" or
+    "file:PATH" and belongs to `debugcon_port`; empty, port 0xE9 goes to standard error.
     """
 
     ram_bytes: int = 128 * MIB
@@ -74,6 +78,12 @@ class MachineConfig:
     initrd: str | None = None
     append: str = ""
     bios: str | None = None
+    boot_order: str = "cad"
+    boot_menu: bool = False
+    graphics: bool = True
+    vga: bool = True
+    debugcon: str = ""
+    debugcon_port: int = 0xE9
     drives: tuple[DriveConfig, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     objects: tuple[ObjectConfig, ...] = ()

@@ -75,24 +75,11 @@ class Loader:
             (DUMMY_HANDLER, IRET),
             (BIOS_DATA, build_bios_data(LOW_END, LOW_END)),
             (LOW_END, b"\x01"),
-            (ACPI_TABLES, build_acpi(ACPI_TABLES, self._hardware(level))),
+            (ACPI_TABLES, build_acpi(ACPI_TABLES, hardware_of(self._addresses, level))),
             (MP_TABLES, mp_tables),
         ):
             self._memory.view(base, len(content))[:] = content
             self._memory.written(base, len(content))
-
-    def _hardware(self, level_irqs: int) -> Hardware:
-        """The board as the ACPI tables describe it."""
-        return Hardware(
-            lapic=lapic.DEFAULT_BASE,
-            ioapic=self._addresses.ioapic,
-            pm_base=self._addresses.pm_base,
-            reset_port=self._addresses.reset_port,
-            sci=SCI,
-            level_irqs=level_irqs,
-            pci_gsi=lambda device, pin: PIRQ_IRQS[pirq_of(device, pin)],
-            memory_windows=(MEMORY_WINDOW, HIGH_WINDOW),
-        )
 
     def _load_kernel(self) -> EntryState:
         config = self._config
@@ -118,6 +105,20 @@ class Loader:
         raise ConfigError(
             f"{config.kernel}: {found.description}; as -kernel give a Linux, PVH or multiboot kernel"
         )
+
+
+def hardware_of(addresses: Addresses, level_irqs: int) -> Hardware:
+    """The board as the ACPI tables describe it; firmware routes PCI interrupts to the same places."""
+    return Hardware(
+        lapic=lapic.DEFAULT_BASE,
+        ioapic=addresses.ioapic,
+        pm_base=addresses.pm_base,
+        reset_port=addresses.reset_port,
+        sci=SCI,
+        level_irqs=level_irqs,
+        pci_gsi=lambda device, pin: PIRQ_IRQS[pirq_of(device, pin)],
+        memory_windows=(MEMORY_WINDOW, HIGH_WINDOW),
+    )
 
 
 def _no_tsc() -> int:

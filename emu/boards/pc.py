@@ -7,16 +7,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from emu.boards.disks import Disk, Disks
-from emu.boards.firmware import Addresses, Loader
+from emu.boards.firmware import SCI, Addresses, Loader, hardware_of
 from emu.boards.input import SerialFeed
+from emu.boot.pci_setup import PIRQ_IRQS
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
 from emu.bus.window import Absent
 from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
+from emu.cpu.state import StartState
 from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import Debugcon
-from emu.devices.fw_cfg import FwCfg, e820_file, standard_items
+from emu.devices.fw_cfg import DMA_OFFSET, DMA_PORTS, FwCfg, e820_file, standard_items
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
 from emu.devices.ide import IdeChannel
 from emu.devices.ioapic import IoApic
@@ -49,6 +51,7 @@ IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
 IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
 ADDRESSES: Final = Addresses(ioapic=IOAPIC, pm_base=PM_BASE, reset_port=0xCF9)
+LEVEL_IRQS: Final = 1 << SCI | sum(1 << irq for irq in set(PIRQ_IRQS))
 IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
@@ -84,15 +87,14 @@ class PcBoard:
         )
         self.com1 = Serial16550(irq=self._irq(IRQ_COM1), out=serial_out, clock=clock)
         self.pm = AcpiPm(
-            clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=config.kernel is not None
+            clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=True
         )
         self.control_a = SystemControlA(cpu.set_a20, cpu.reset)
         self.control_b = SystemControlB(clock, self.pit)
         self.reset_control = ResetControl(cpu.reset)
         self.post = PostCode()
         self.vga = VgaText()
-        ram = [(piece.gpa, piece.size) for piece in machine.memory.ranges]
-        self.fw_cfg = FwCfg(standard_items(machine.memory.size, cpus=1), {"etc/e820": e820_file(ram)})
+        self.fw_cfg = self._make_fw_cfg()
         self.isa_bridge = Piix3IsaBridge(
             [self._irq(irq) if irq in self._irq_pins else _NOWHERE for irq in range(16)]
         )
@@ -154,6 +156,7 @@ class PcBoard:
         pio.map(COM1,          8, self.com1,              "com1")
         pio.map(VGA,   VGA_PORTS, self.vga,               "vga")
         pio.map(FW_CFG,        2, self.fw_cfg,            "fw_cfg",    wide=True)
+        pio.map(FW_CFG + DMA_OFFSET, DMA_PORTS, self.fw_cfg.dma, "fw_cfg", wide=True)
         pio.map(PM_BASE, self.pm.size, self.pm,           "acpi-pm",   wide=True)
         pio.map(CONFIG_PORT, CONFIG_PORTS, self.pci,      "pci",       wide=True)
         pio.map(0x22,          2, Absent(2, "imcr"),      "imcr")  # only on old boards
@@ -162,6 +165,33 @@ class PcBoard:
             pio.map(base,      8, Absent(8, "absent"),    f"com{number}")
 
     # fmt: on
+
+    @property
+    def _has_firmware(self) -> bool:
+        return self._config.kernel is None or self._config.bios is not None
+
+    def _make_fw_cfg(self) -> FwCfg:
+        """What firmware and test kernels are told."""
+        memory, config = self.machine.memory, self._config
+        items = standard_items(memory.size, 1, graphics=config.graphics, boot_menu=config.boot_menu)
+        if self._has_firmware:
+            from emu.boards.bios import firmware_files  # noqa: PLC0415 - a kernel boots without
+
+            hardware = hardware_of(ADDRESSES, LEVEL_IRQS)
+            files = firmware_files(memory, hardware, vga=config.vga and config.graphics)
+        else:
+            files = {"etc/e820": e820_file([(piece.gpa, piece.size) for piece in memory.ranges])}
+        return FwCfg(items, files, memory)
+
+    def make_boot(self) -> Callable[[], StartState]:
+        """What puts the first program into memory, at power-on and after each reset. Raises ConfigError."""
+        machine, config = self.machine, self._config
+        if not self._has_firmware:
+            return Loader(machine.memory, config, self.pci, self.pic, self.lapic, ADDRESSES).load
+        from emu.boards.bios import Bios, fill_cmos, read_firmware  # noqa: PLC0415 - as above
+
+        fill_cmos(self.rtc, config.boot_order, [self.disks.ide(slot) for slot in range(4)])
+        return Bios(machine, read_firmware(config.bios)).load
 
     def _add_disks(self) -> None:
         self.disks = Disks(self.machine, self._config)
@@ -261,8 +291,6 @@ def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Ma
 
 def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> PcBoard:
     """The same, as the board with its chips at hand."""
-    if config.kernel is None:
-        raise ConfigError("no kernel: firmware is not supported yet; give -kernel FILE or an IMAGE with one")
     machine = Machine(config.ram_bytes)
     try:
         machine.no_reboot = config.no_reboot
@@ -279,7 +307,7 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         machine.on_reset.append(board.reset)
         feed = SerialFeed(machine.vcpu, board.com1)
         machine.serial_input, machine.serial_room = feed.write, feed.room
-        machine.boot = Loader(machine.memory, config, board.pci, board.pic, board.lapic, ADDRESSES).load
+        machine.boot = board.make_boot()
         machine.power_on(board.lapic, config.engine)
     except BaseException:
         machine.close()
