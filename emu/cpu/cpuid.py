@@ -16,13 +16,13 @@ MAX_BASIC, MAX_EXTENDED = 0x16, 0x80000008
 _SSE3, _SSSE3, _CX16, _SSE41, _SSE42 = 1 << 0, 1 << 9, 1 << 13, 1 << 19, 1 << 20
 _MOVBE, _POPCNT, _AES, _RDRAND, _HYPERVISOR = 1 << 22, 1 << 23, 1 << 25, 1 << 30, 1 << 31
 _LEAF1_ECX = _SSE3 | _SSSE3 | _CX16 | _SSE41 | _SSE42 | _MOVBE | _POPCNT | _AES | _RDRAND | _HYPERVISOR
-_FPU, _DE, _PSE, _TSC, _MSR, _PAE, _CX8, _APIC = (1 << i for i in (0, 2, 3, 4, 5, 6, 8, 9))
-_SEP, _PGE, _CMOV, _PAT, _CLFSH, _MMX, _FXSR, _SSE, _SSE2 = (
-    1 << i for i in (11, 13, 15, 16, 19, 23, 24, 25, 26)
+_FPU, _DE, _PSE, _TSC, _MSR, _PAE, _MCE, _CX8, _APIC = (1 << i for i in (0, 2, 3, 4, 5, 6, 7, 8, 9))
+_SEP, _PGE, _MCA, _CMOV, _PAT, _CLFSH, _MMX, _FXSR, _SSE, _SSE2 = (
+    1 << i for i in (11, 13, 14, 15, 16, 19, 23, 24, 25, 26)
 )
 _LEAF1_EDX = (
-    _FPU | _DE | _PSE | _TSC | _MSR | _PAE | _CX8 | _APIC | _SEP | _PGE
-    | _CMOV | _PAT | _CLFSH | _MMX | _FXSR | _SSE | _SSE2
+    _FPU | _DE | _PSE | _TSC | _MSR | _PAE | _MCE | _CX8 | _APIC | _SEP | _PGE
+    | _MCA | _CMOV | _PAT | _CLFSH | _MMX | _FXSR | _SSE | _SSE2
 )  # fmt: skip
 _TSC_ADJUST, _BMI1, _SMEP, _BMI2 = 1 << 1, 1 << 3, 1 << 7, 1 << 8
 _SYSCALL, _NX, _RDTSCP, _LM = 1 << 11, 1 << 20, 1 << 27, 1 << 29

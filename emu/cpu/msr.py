@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
-MISC_FEATURES_ENABLES, MISC_ENABLE = 0x140, 0x1A0
+MISC_FEATURES_ENABLES, MCG_CAP, MCG_STATUS, MISC_ENABLE = 0x140, 0x179, 0x17A, 0x1A0
 
 NATIVE: Final = (
     0x174, 0x175, 0x176,                                # SYSENTER_CS, _ESP, _EIP
@@ -30,6 +30,8 @@ class MsrTable:
         for index, value in ((PLATFORM_ID, 0), (MISC_ENABLE, 1), (MISC_FEATURES_ENABLES, 0)):
             self._plain(index, value)
         self.add(BIOS_SIGN_ID, lambda: 0, lambda _value: True)
+        self.add(MCG_CAP, lambda: 0, lambda _value: False)  # machine checks, of no bank
+        self.add(MCG_STATUS, lambda: 0, lambda value: value == 0)
 
     def add(self, index: int, read: Read, write: Write) -> None:
         """Define or replace one register."""

@@ -107,6 +107,13 @@ def test_it_boots_reads_its_disk_and_powers_off(start: Callable[..., Guest]) -> 
         assert trouble not in guest.text
 
 
+def test_a_quiet_boot_has_nothing_to_complain_of(start: Callable[..., Guest]) -> None:
+    """With `quiet` a kernel shows errors alone."""
+    guest = start("quiet")
+    guest.expect("INIT-START")
+    assert guest.text.partition("INIT-START")[0].strip() == ""
+
+
 @pytest.mark.parametrize("words", ["acpi=off", "noapic", "nolapic", "pci=nomsi"])
 def test_it_boots_without_parts_of_the_board(start: Callable[..., Guest], words: str) -> None:
     """Without ACPI or APICs the 8259s deliver; without MSI the disk's interrupt is a wire."""

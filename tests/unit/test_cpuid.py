@@ -1,0 +1,27 @@
+from emu.cpu import cpuid, msr
+
+MCE, MCA, TSC_ADJUST = 1 << 7, 1 << 14, 1 << 1
+
+
+def test_what_cpuid_shows_of_machine_checks_has_its_registers() -> None:
+    _, _, _, features = cpuid.build(lambda: 2_600_000_000)(1, 0)
+    assert features & (MCE | MCA) == MCE | MCA
+    table = msr.MsrTable()
+    assert (table.read(msr.MCG_CAP), table.read(msr.MCG_STATUS)) == (0, 0)  # no bank, nothing happened
+    assert not table.write(msr.MCG_CAP, 1)
+    assert table.write(msr.MCG_STATUS, 0)
+    assert not table.write(msr.MCG_STATUS, 1)
+
+
+def test_the_rate_of_the_time_stamp_counter_is_told() -> None:
+    ask = cpuid.build(lambda: 2_596_145_000)
+    assert ask(0x15, 0) == (1, 1, 2_596_145_000, 0)
+    assert ask(0x16, 0)[0] == 2596
+    assert ask(0x80000007, 0)[3] & 1 << 8  # it is invariant
+    assert ask(7, 0)[1] & TSC_ADJUST
+
+
+def test_a_leaf_past_the_last_shows_the_last() -> None:
+    ask = cpuid.build(lambda: 2_600_000_000)
+    assert ask(0x17, 0) == ask(0x16, 0)
+    assert ask(0x40000000, 0) == (0, 0, 0, 0)
