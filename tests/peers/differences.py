@@ -5,6 +5,9 @@ from typing import Final
 from tests.peers.oracle import Difference
 
 PIIX3_UNUSED: Final = (0x4C, 0x4E, 0x69, 0x70, 0x76, 0x77, 0x78, 0xA0, 0xA8)
+IDENTIFY_NAMES: Final = (*range(10, 20), *range(23, 47))
+IDENTIFY_RETIRED: Final = (4, 5, 20, 21, 22, 48, 52)
+IDENTIFY_DMA: Final = (49, 50, 53, 62, 63, 65, 66, 69, 80, 81, 82, 85, 88, 106, 169)
 
 KNOWN: Final[tuple[Difference, ...]] = (
     Difference(
@@ -237,5 +240,153 @@ KNOWN: Final[tuple[Difference, ...]] = (
         ours=(0x40,),
         theirs=(0x98,),
         unseen={"pci 03.0 0x34": 0xFF},
+    ),
+    Difference(
+        chip="ide",
+        what="IDENTIFY names another drive",
+        why="serial number, firmware and model are the maker's",
+        script="outb 0x1f6 0xa0; outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 28,
+        ours=(0x454D,),
+        theirs=(0x5145,),
+        unseen={f"identify {word}": 0xFFFF for word in IDENTIFY_NAMES},
+    ),
+    Difference(
+        chip="ide",
+        what="IDENTIFY leaves retired words 0",
+        why="ATA/ATAPI-6, table 27: words 4, 5, 20 to 22, 48 and 52 are retired or reserved",
+        script="outb 0x1f6 0xa0; outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 5,
+        ours=(0x0000,),
+        theirs=(0x7E00,),
+        unseen={f"identify {word}": 0xFFFF for word in IDENTIFY_RETIRED},
+    ),
+    Difference(
+        chip="ide",
+        what="IDENTIFY offers no DMA, and says so of its write cache and standards",
+        why="the drive is PIO only: the words of DMA modes, their timing and optional features follow",
+        script="outb 0x1f6 0xa0; outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 50,
+        ours=(0x0A00,),
+        theirs=(0x0B00,),
+        unseen={f"identify {word}": 0xFFFF for word in IDENTIFY_DMA},
+    ),
+    Difference(
+        chip="ide",
+        what="DSC stays set when a command fails",
+        why="ATA/ATAPI-6 leaves bit 4 to the command; the heads have settled either way",
+        script="outb 0x1f6 0xa0; outb 0x1f7 0xff; inb 0x1f7",
+        ours=(0x51,),
+        theirs=(0x41,),
+        unseen={"ide status": 0x10, "ide alternate status": 0x10},
+    ),
+    Difference(
+        chip="ide",
+        what="an address past the end is `not found`",
+        why="ATA/ATAPI-6, READ SECTOR(S): IDNF or ABRT; QEMU aborts",
+        script="outb 0x1f6 0xe0; outb 0x1f2 1; outb 0x1f3 0; outb 0x1f4 0x20; outb 0x1f5 0; outb 0x1f7 0x20; "
+        "settle 0x3f6; inb 0x1f1",
+        ours=(0x10,),
+        theirs=(0x04,),
+        unseen={"ide error past the end": 0x14},
+    ),
+    Difference(
+        chip="ide",
+        what="count and address stay as written until a read ends",
+        why="ATA/ATAPI-6: they mean nothing while DRQ is set; QEMU's move on with each block",
+        script="outb 0x1f6 0xe0; outb 0x1f2 2; outb 0x1f3 9; outb 0x1f4 0; outb 0x1f5 0; outb 0x1f7 0x20; "
+        "settle 0x3f6; inb 0x1f2; inb 0x1f3",
+        ours=(0x02, 0x09),
+        theirs=(0x01, 0x0A),
+        unseen={
+            f"ide {name} under way": 0xFF for name in ("count", "lba low", "lba mid", "lba high", "device")
+        },
+    ),
+    Difference(
+        chip="ide",
+        what="SET MULTIPLE MODE outlives a software reset",
+        why="ATA/ATAPI-6, 9.2: settings go or stay as SET FEATURES said, which both ignore; QEMU's go to 16",
+        script="outb 0x1f6 0xa0; outb 0x1f2 4; outb 0x1f7 0xc6; outb 0x3f6 4; outb 0x3f6 0; settle 0x3f6; "
+        "outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 60,
+        ours=(0x0104,),
+        theirs=(0x0110,),
+        unseen={"identify 59": 0xFF},
+    ),
+    Difference(
+        chip="ide",
+        what="a software reset makes no interrupt",
+        why="ATA/ATAPI-6, 9.2: INTRQ is negated; QEMU ends it as the diagnostic command, which interrupts",
+        script="outb 0xa0 0x11; outb 0xa1 0x28; outb 0xa1 2; outb 0xa1 1; outb 0x3f6 4; settle 0x3f6; "
+        "outb 0x3f6 0; settle 0x3f6; inb 0xa0",
+        ours=(0x00,),
+        theirs=(0x40,),
+        unseen={"poll after a reset": 0xFF},
+    ),
+    Difference(
+        chip="ide",
+        what="READ VERIFY looks at its address",
+        why="ATA/ATAPI-6, READ VERIFY SECTOR(S): IDNF past the end; QEMU verifies nothing",
+        script="outb 0x1f6 0xe0; outb 0x1f2 1; outb 0x1f5 1; outb 0x1f7 0x40; settle 0x3f6; inb 0x1f1",
+        ours=(0x10,),
+        theirs=(0x00,),
+    ),
+    Difference(
+        chip="ide",
+        what="a software reset keeps the previous bytes that HOB shows",
+        why="ATA/ATAPI-6, 9.12 gives the signature one byte a register; QEMU clears the bytes before",
+        script="outb 0x1f2 5; outb 0x1f2 6; outb 0x3f6 4; settle 0x3f6; outb 0x3f6 0; settle 0x3f6; "
+        "outb 0x3f6 0x80; inb 0x1f2",
+        ours=(0x05,),
+        theirs=(0x00,),
+    ),
+    Difference(
+        chip="ide",
+        what="HOB does not touch the error register",
+        why="ATA/ATAPI-6, device control: HOB is for the 48-bit registers; QEMU shows the features before",
+        script="outb 0x1f1 5; outb 0x1f1 6; outb 0x3f6 0x80; inb 0x1f1",
+        ours=(0x01,),
+        theirs=(0x05,),
+        unseen={"ide error by HOB": 0xFF},
+    ),
+    Difference(
+        chip="ide",
+        what="a transfer leaves 0 in both bytes of the count",
+        why="no sector is left to transfer; QEMU leaves the byte before as the driver had it",
+        script="outb 0x1f6 0xe0; outb 0x1f2 4; outb 0x1f2 1; outb 0x1f3 0; outb 0x1f4 0; outb 0x1f5 0; "
+        "outb 0x1f7 0x20; settle 0x3f6" + "; inl 0x1f0" * 128 + "; settle 0x3f6; outb 0x3f6 0x80; inb 0x1f2",
+        ours=(0x00,),
+        theirs=(0x04,),
+        unseen={"ide count by HOB": 0xFF},
+    ),
+    Difference(
+        chip="ide",
+        what="EXECUTE DEVICE DIAGNOSTIC is for both drives",
+        why="ATA/ATAPI-6, 9.10: both show their signature; QEMU's is the selected drive's alone",
+        script="outb 0x1f3 0x55; outb 0x1f6 0xa0; outb 0x1f7 0x90; outb 0x1f6 0xb0; inb 0x1f3",
+        ours=(0x01,),
+        theirs=(0x55,),
+    ),
+    Difference(
+        chip="ide",
+        what="a software reset selects device 0",
+        why="ATA/ATAPI-6, 9.2 and 9.12: the device register is cleared; QEMU's reads so, but device 1 stays",
+        script="outb 0x1f6 0xb0; outb 0x3f6 4; settle 0x3f6; outb 0x3f6 0; settle 0x3f6; inb 0x1f7",
+        ours=(0x50,),
+        theirs=(0x00,),
+    ),
+    Difference(
+        chip="acpi_pm",
+        what="SCI_EN is always 1",
+        why="ACPI 4.8.3.2.1: so on a machine without SMI; QEMU's is what the firmware's handler wrote",
+        script="outl 0xcf8 0x80000b40; outl 0xcfc 0x601; outl 0xcf8 0x80000b04; outl 0xcfc 1; "
+        "outl 0xcf8 0x80000b80; outl 0xcfc 1; outw 0x604 0; inw 0x604",
+        ours=(0x0001,),
+        theirs=(0x0000,),
+        unseen={"0x604": 0x0001},
+    ),
+    Difference(
+        chip="ide",
+        what="SET FEATURES refuses what IDENTIFY does not offer",
+        why="ATA/ATAPI-6: aborted where not supported, as acoustic management is; QEMU takes and forgets it",
+        script="outb 0x1f6 0xa0; outb 0x1f1 0x42; outb 0x1f7 0xef; settle 0x3f6; inb 0x1f1",
+        ours=(0x04,),
+        theirs=(0x00,),
     ),
 )

