@@ -10,6 +10,8 @@ from emu.errors import ConfigError
 
 LOW_END = 0x9FC00
 """End of conventional memory: the last KiB below 640 KiB is the firmware's (EBDA)."""
+TABLES = 0xE0000
+"""Where firmware's own area starts, with its tables; up to 1 MiB."""
 MIB = 1 << 20
 FOUR_GIB = 1 << 32
 PAGE = 4096
@@ -28,7 +30,7 @@ def memory_map(memory: LoadMemory) -> list[MapEntry]:
     """The machine's RAM and its reserved pieces, by address."""
     found = [MapEntry(0, LOW_END, TYPE_RAM)]
     found.append(MapEntry(LOW_END, 0xA0000 - LOW_END, TYPE_RESERVED))
-    found.append(MapEntry(0xF0000, 0x10000, TYPE_RESERVED))
+    found.append(MapEntry(TABLES, MIB - TABLES, TYPE_RESERVED))
     for piece in memory.ranges:
         base, end = max(piece.gpa, MIB), piece.gpa + piece.size
         if end > base:

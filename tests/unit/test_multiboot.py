@@ -61,7 +61,7 @@ def test_the_memory_map_has_the_size_before_each_entry(memory: GuestMemory, tmp_
         entries.append((base, span, kind))
         at += size + 4
     assert at == end
-    assert entries == [(0, 0x9FC00, 1), (0x9FC00, 0x400, 2), (0xF0000, 0x10000, 2), (MIB, 15 * MIB, 1)]
+    assert entries == [(0, 0x9FC00, 1), (0x9FC00, 0x400, 2), (0xE0000, 0x20000, 2), (MIB, 15 * MIB, 1)]
 
 
 def test_modules_lie_on_pages_behind_the_kernel_with_their_strings(

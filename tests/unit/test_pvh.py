@@ -71,7 +71,7 @@ def test_start_info_tells_of_command_line_map_and_modules(memory: GuestMemory, t
     assert found == [
         (0, 0x9FC00, 1, 0),
         (0x9FC00, 0x400, 2, 0),
-        (0xF0000, 0x10000, 2, 0),
+        (0xE0000, 0x20000, 2, 0),
         (MIB, 15 * MIB, 1, 0),
     ]
     assert info < 0x9FC00
