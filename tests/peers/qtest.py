@@ -10,30 +10,23 @@ from pathlib import Path
 from types import TracebackType
 
 BATCH = 256  # lines under way: their answers fit a socket's buffer
-START_S = 20
 COMMAND = "qemu-system-x86_64 -machine pc -accel tcg -display none -nodefaults -S".split()
 
 
 class Qtest:
-    """One stopped QEMU. `folder` gets the socket; `arguments` are added to QEMU's command line."""
+    """One stopped QEMU. `folder` gets what it says; `arguments` are added to QEMU's command line."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        path = folder / "qtest"
         self._log = (folder / "qtest.log").open("w+b")
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
-            listener.listen(1)
-            listener.settimeout(START_S)
+        self._socket, end = socket.socketpair()
+        with end:
+            chardev = f"socket,id=qtest,fd={end.fileno()}"
             self._process = subprocess.Popen(
-                [*COMMAND, "-qtest", f"unix:{path}", "-qtest-log", "none", *arguments],
+                [*COMMAND, "-chardev", chardev, "-qtest", "chardev:qtest", "-qtest-log", "none", *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=self._log,
+                pass_fds=[end.fileno()],
             )
-            try:
-                self._socket, _ = listener.accept()
-            except TimeoutError:
-                raise self._gone("QEMU does not connect") from None
         self._answers = self._socket.makefile("r", encoding="ascii")
 
     def __enter__(self) -> "Qtest":
