@@ -11,9 +11,14 @@ GOOD = Outcome(OutcomeKind.DEBUG_EXIT, 0x10)
 STRICT = ["int-n-strict", "unknown-msr-gp", "wild-ones", "wild-jump"]
 
 
-def test_every_sub_test_passes(tmp_path: Path) -> None:
+@pytest.fixture(params=["fast", "public"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_every_sub_test_passes(tmp_path: Path, engine: str) -> None:
     disks = [lab.pattern_disk(tmp_path / name, 1 << 20) for name in ("ide", "virtio")]
-    run = lab.run("faults", "test=all", ide=disks[0], virtio=disks[1])
+    run = lab.run("faults", "test=all", ide=disks[0], virtio=disks[1], engine=engine)
     failed = [line for line in run.text.splitlines() if "result=" in line and "result=pass" not in line]
     assert failed == []
     assert run.outcome == GOOD
@@ -29,8 +34,8 @@ def test_bad_virtqueues_on_a_thread_ask_for_a_reset_or_answer_an_error(
 
 
 @pytest.mark.parametrize("name", STRICT)
-def test_the_strict_form_holds_where_qemu_is_lenient(name: str) -> None:
-    run = lab.run("faults", f"test={name}")
+def test_the_strict_form_holds_where_qemu_is_lenient(name: str, engine: str) -> None:
+    run = lab.run("faults", f"test={name}", engine=engine)
     assert run.outcome == GOOD, run.text
 
 
@@ -44,12 +49,12 @@ def test_the_strict_form_holds_where_qemu_is_lenient(name: str) -> None:
         ("panic", Outcome(OutcomeKind.DEBUG_EXIT, 0x1F)),
     ],
 )
-def test_a_guest_that_ends_its_machine_has_its_verdict(name: str, outcome: Outcome) -> None:
-    assert lab.run("faults", f"test={name}").outcome == outcome
+def test_a_guest_that_ends_its_machine_has_its_verdict(name: str, outcome: Outcome, engine: str) -> None:
+    assert lab.run("faults", f"test={name}", engine=engine).outcome == outcome
 
 
-def test_a_guest_that_spins_with_interrupts_off_can_be_stopped() -> None:
-    board, output = lab.build("faults", "test=spin")
+def test_a_guest_that_spins_with_interrupts_off_can_be_stopped(engine: str) -> None:
+    board, output = lab.build("faults", "test=spin", engine=engine)
     import threading
 
     stopper = threading.Timer(0.5, board.machine.stop)

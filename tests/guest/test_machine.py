@@ -21,8 +21,9 @@ def disk(tmp_path: Path) -> Path:
     return lab.pattern_disk(tmp_path / "disk.img")
 
 
-def test_hello_prints_and_leaves_through_the_debug_exit() -> None:
-    run = lab.run("hello")
+@pytest.mark.parametrize("engine", ["fast", "public"])
+def test_hello_prints_and_leaves_through_the_debug_exit(engine: str) -> None:
+    run = lab.run("hello", engine=engine)
     assert (run.text, run.outcome) == ("hello\n", GOOD)
     assert run.rows["device", "com1", "THR", "write"] == 6
     assert run.rows["device", "com1", "LSR", "read"] == 6
