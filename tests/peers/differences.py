@@ -167,13 +167,21 @@ KNOWN: Final[tuple[Difference, ...]] = (
     ),
     Difference(
         chip="pci",
-        what="the PIIX has no IDE and no power management function",
-        why="disks are at their legacy ports and the PM registers at a fixed place: nothing looks "
-        "for functions",
-        script="outl 0xcf8 0x80000900; inl 0xcfc; outl 0xcf8 0x80000b00; inl 0xcfc",
-        ours=(0xFFFF_FFFF, 0xFFFF_FFFF),
-        theirs=(0x7010_8086, 0x7113_8086),
-        unseen={"pci 01.1 0x00": 0xFFFF_FFFF, "pci 01.3 0x00": 0xFFFF_FFFF},
+        what="the PIIX has no IDE function",
+        why="the channels are at their legacy ports, PIO only",
+        script="outl 0xcf8 0x80000900; inl 0xcfc",
+        ours=(0xFFFF_FFFF,),
+        theirs=(0x7010_8086,),
+        unseen={"pci 01.1 0x00": 0xFFFF_FFFF},
+    ),
+    Difference(
+        chip="pci",
+        what="the PIIX has no power management function",
+        why="the PM registers are at a fixed place, which the FADT names: nothing looks for the function",
+        script="outl 0xcf8 0x80000b00; inl 0xcfc",
+        ours=(0xFFFF_FFFF,),
+        theirs=(0x7113_8086,),
+        unseen={"pci 01.3 0x00": 0xFFFF_FFFF},
     ),
     Difference(
         chip="pci",
