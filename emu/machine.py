@@ -86,6 +86,7 @@ class Machine:
         self._symbol_table: Symbols | None = None
         self._outcome: Outcome | None = None
         self._reset_wanted = False
+        self._closed = False
         self._running = threading.Lock()
         self.vcpu.on_reset = self._reset
 
@@ -283,12 +284,13 @@ class Machine:
 
     def close(self) -> None:
         """Stop the data planes, flush and close the disks, free the CPU. Harmless when repeated."""
-        closers, self.on_close = self.on_close, []
-        for close in closers:
+        if self._closed:
+            return
+        self._closed = True
+        for close in self.on_close:
             close()
-        if closers:
-            self.vcpu.close()
-            self.memory.close()
+        self.vcpu.close()
+        self.memory.close()
 
 
 @contextlib.contextmanager
