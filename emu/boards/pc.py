@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from emu.boards.disks import Disk, Disks
 from emu.boards.firmware import SCI, Addresses, Loader, hardware_of
 from emu.boards.input import SerialFeed
+from emu.boards.legacy import LegacyChips, map_debugcon
 from emu.boot.pci_setup import PIRQ_IRQS
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
@@ -17,7 +18,6 @@ from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
 from emu.cpu.state import StartState
 from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
-from emu.devices.debugcon import Debugcon
 from emu.devices.fw_cfg import DMA_OFFSET, DMA_PORTS, FwCfg, e820_file, standard_items
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
 from emu.devices.ide import IdeChannel
@@ -45,7 +45,7 @@ IRQS: Final = [irq for irq in range(16) if irq != 2]
 
 PIC0, PIC1, ELCR = 0x20, 0xA0, 0x4D0
 PIT, CONTROL_B, CMOS, POST, CONTROL_A = 0x40, 0x61, 0x70, 0x80, 0x92
-PS2_DATA, PS2_COMMAND, DEBUGCON = 0x60, 0x64, 0xE9
+PS2_DATA, PS2_COMMAND = 0x60, 0x64
 COM1, PM_BASE, FW_CFG = 0x3F8, 0x600, 0x510
 IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
 IOAPIC: Final = 0xFEC0_0000
@@ -106,6 +106,8 @@ class PcBoard:
             tell=machine.faults.tell,
         )
         self._map_ports()
+        self.legacy = LegacyChips(machine.pio, self.pm)
+        machine.on_close.append(map_debugcon(machine.pio, config.debugcon, config.debugcon_port))
         machine.mmio.map(IOAPIC, self.ioapic, "ioapic", "irqchip")
         machine.mmio.map(LAPIC, self.lapic, "lapic", "irqchip")
         self.pci.add(host_bridge(), 0)
@@ -152,7 +154,6 @@ class PcBoard:
         pio.map(CMOS,          2, self.rtc,               "rtc")
         pio.map(POST,          1, self.post,              "post",      "marker")
         pio.map(CONTROL_A,     1, self.control_a,         "port92")
-        pio.map(DEBUGCON,      1, Debugcon(_debug_output),   "debugcon")
         pio.map(COM1,          8, self.com1,              "com1")
         pio.map(VGA,   VGA_PORTS, self.vga,               "vga")
         pio.map(FW_CFG,        2, self.fw_cfg,            "fw_cfg",    wide=True)
@@ -255,7 +256,7 @@ class PcBoard:
     def reset(self) -> None:
         """RESET#: every chip as after power-on."""
         chips: list[Resettable] = [self.pic, self.ioapic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
-        chips += [self.vga, self.fw_cfg]
+        chips += [self.vga, self.fw_cfg, self.legacy]
         chips += [self.control_a, self.control_b, self.reset_control, *self.ide]
         for chip in chips:
             chip.reset()
@@ -273,12 +274,6 @@ class _Nowhere:
 
 
 _NOWHERE: Final = _Nowhere()
-
-
-def _debug_output(data: bytes) -> None:
-    """Port 0xE9 goes to standard error: COM1 is the guest's console."""
-    with contextlib.suppress(OSError):
-        os.write(2, data)
 
 
 def build_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) -> Machine:

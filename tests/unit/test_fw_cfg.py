@@ -2,9 +2,17 @@ import struct
 
 import pytest
 
+from emu.bus.memory import GuestMemory
 from emu.bus.types import AccessError
 from emu.devices.fw_cfg import (
+    DMA_ERROR,
+    DMA_READ,
+    DMA_SELECT,
+    DMA_SKIP,
+    DMA_WRITE,
+    FEATURES,
     FILE_DIR,
+    FILE_FIRST,
     MAX_CPUS,
     NB_CPUS,
     NUMA,
@@ -74,3 +82,52 @@ def test_writes_of_data_and_byte_wide_selections_change_nothing() -> None:
 def test_a_name_that_fits_no_directory_entry_is_refused() -> None:
     with pytest.raises(ValueError, match="56 bytes, at most 55"):
         FwCfg({}, {"x" * 56: b""})
+
+
+def order(control: int, length: int, address: int) -> bytes:
+    return struct.pack(">IIQ", control, length, address)
+
+
+def dma(chip: FwCfg, memory: GuestMemory, control: int, length: int, address: int, at: int = 0x100) -> int:
+    memory.view(at, 16)[:] = order(control, length, address)
+    chip.dma.write(0, 4, 0)
+    chip.dma.write(4, 4, int.from_bytes(at.to_bytes(4, "big"), "little"))
+    return int.from_bytes(memory.view(at, 4), "big")
+
+
+def with_memory() -> tuple[FwCfg, GuestMemory]:
+    memory = GuestMemory(1 << 20)
+    return FwCfg(standard_items(1 << 20, cpus=1), {"b": b"xyz"}, memory), memory
+
+
+def test_dma_selects_skips_and_reads_with_zeros_behind_the_end() -> None:
+    chip, memory = with_memory()
+    assert item(chip, FEATURES, 4) == b"\3\0\0\0"
+    memory.view(0x200, 8)[:] = b"\xff" * 8
+    assert dma(chip, memory, FILE_FIRST << 16 | DMA_SELECT | DMA_READ, 2, 0x200) == 0
+    assert bytes(memory.view(0x200, 8)) == b"xy" + b"\xff" * 6
+    assert dma(chip, memory, DMA_READ, 3, 0x200) == 0
+    assert bytes(memory.view(0x200, 8)) == b"z\0\0" + b"\xff" * 5
+    assert dma(chip, memory, FILE_FIRST << 16 | DMA_SELECT | DMA_SKIP, 2, 0) == 0
+    assert chip.read(1, 1) == ord("z")
+    memory.close()
+
+
+def test_dma_outside_of_ram_and_dma_writes_are_errors() -> None:
+    chip, memory = with_memory()
+    assert dma(chip, memory, FILE_FIRST << 16 | DMA_SELECT | DMA_READ, 4, (1 << 20) - 2) == DMA_ERROR
+    assert dma(chip, memory, DMA_READ, 0xFFFF_FFFF, 0) == DMA_ERROR
+    assert dma(chip, memory, DMA_WRITE, 1, 0) == DMA_ERROR
+    chip.dma.write(0, 4, 0xFFFF_FFFF)
+    chip.dma.write(4, 4, 0xFFFF_FFFF)  # an order that is nowhere
+    memory.close()
+
+
+def test_the_dma_window_reads_as_its_signature() -> None:
+    chip, memory = with_memory()
+    assert [chip.dma.read(offset, 4).to_bytes(4, "little") for offset in (0, 4)] == [b"QEMU", b" CFG"]
+    assert chip.dma.read(1, 1) == ord("E")
+    for offset, width in ((0, 2), (2, 4), (5, 1)):
+        with pytest.raises(AccessError):
+            chip.dma.write(offset, width, 0)
+    memory.close()
