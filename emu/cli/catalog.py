@@ -76,6 +76,20 @@ class Driver(NamedTuple):
 ID = Property("id", TEXT, "a name for the device")
 ADDR = Property("addr", Kind("1..1f", _pci_slot), "PCI slot on bus 0, hexadecimal as in QEMU: 4 or 4.0")
 
+RING: tuple[Property, ...] = (
+    Property("event_idx", SWITCH, "offer VIRTIO_F_EVENT_IDX, default on"),
+    Property("indirect_desc", SWITCH, "offer VIRTIO_F_INDIRECT_DESC, default on"),
+    Property("disable-legacy", _one_of("on", "auto"), "only the modern transport is built"),
+    Property("disable-modern", _one_of("off", "false"), "only the modern transport is built"),
+)
+PORT: tuple[Property, ...] = (
+    ID,
+    Property("bus", TEXT, "ID.0 of a virtio-serial-pci, default the first one before it"),
+    Property("nr", _within(0, 30), "the port's number, default the lowest free one"),
+    Property("chardev", TEXT, "the id of a -chardev; without it the port leads nowhere"),
+    Property("name", TEXT, "the port's name in the guest"),
+)
+
 DRIVERS: tuple[Driver, ...] = (
     Driver(
         "isa-debug-exit",
@@ -99,27 +113,68 @@ DRIVERS: tuple[Driver, ...] = (
             Property(
                 "queue-size", Kind("2..1024", _queue_size), "descriptors a queue, a power of two, default 256"
             ),
-            Property("event_idx", SWITCH, "offer VIRTIO_F_EVENT_IDX, default on"),
-            Property("indirect_desc", SWITCH, "offer VIRTIO_F_INDIRECT_DESC, default on"),
-            Property("disable-legacy", _one_of("on", "auto"), "only the modern transport is built"),
-            Property("disable-modern", _one_of("off", "false"), "only the modern transport is built"),
+            *RING,
             Property("iothread", TEXT, "serve the queues in this -object iothread"),
             Property("vhost", SWITCH, "serve the queues in the host kernel's role", ours=True),
         ),
         required=("drive",),
     ),
+    Driver(
+        "virtio-rng-pci",
+        "virtio 1.2 entropy on PCI",
+        (
+            ID,
+            ADDR,
+            Property("rng", TEXT, "the id of an -object rng-builtin or rng-random, default rng-builtin"),
+            Property("max-bytes", _within(1, (1 << 63) - 1), "bytes in each period, default unlimited"),
+            Property("period", _within(1, (1 << 32) - 1), "milliseconds, default 65536"),
+            *RING,
+        ),
+    ),
+    Driver(
+        "virtio-serial-pci",
+        "a virtio 1.2 console device on PCI, for virtconsole and virtserialport",
+        (
+            ID,
+            ADDR,
+            Property("max_ports", _within(1, 31), "ports, default 31"),
+            Property("emergency-write", SWITCH, "offer the register for early output, default on"),
+            *RING,
+        ),
+    ),
+    Driver("virtconsole", "a port of virtio-serial-pci that is a terminal in the guest (hvc)", PORT),
+    Driver("virtserialport", "a port of virtio-serial-pci that is a stream in the guest (vport)", PORT),
+    Driver(
+        "virtio-balloon-pci",
+        "a virtio 1.2 balloon on PCI: memory that the guest does not need goes back to the host",
+        (
+            ID,
+            ADDR,
+            Property("deflate-on-oom", SWITCH, "let the guest take pages back in need, default off"),
+            Property("free-page-reporting", SWITCH, "let the guest report free pages by itself, default off"),
+            *RING,
+        ),
+    ),
 )
 
 OBJECTS: tuple[Driver, ...] = (
     Driver("iothread", "a thread that serves device queues", (ID,), required=("id",)),
+    Driver("rng-builtin", "the host's generator, for virtio-rng-pci", (ID,), required=("id",)),
+    Driver(
+        "rng-random",
+        "a file of random bytes, for virtio-rng-pci",
+        (ID, Property("filename", TEXT, "a character device or pipe, default /dev/urandom")),
+        required=("id",),
+    ),
 )
 
 DEVICES_LATER: Mapping[str, str] = {
     "virtio-net-pci": "network devices are still to come",
-    "virtio-rng-pci": "virtio-blk-pci is the virtio device so far",
-    "virtio-serial-pci": "use -serial stdio",
     "virtio-scsi-pci": "use virtio-blk-pci",
     "virtio-blk": 'write its full name, "virtio-blk-pci"',
+    "virtio-rng": 'write its full name, "virtio-rng-pci"',
+    "virtio-serial": 'write its full name, "virtio-serial-pci"',
+    "virtio-balloon": 'write its full name, "virtio-balloon-pci"',
     "e1000": "network devices are still to come",
     "nvme": "use virtio-blk-pci, or -drive if=ide",
     "vhost-user-blk-pci": "virtio-blk-pci,vhost=on is the nearest",

@@ -39,7 +39,9 @@ DRIVE_KEYS = ("file", "if", "format", "readonly", "snapshot", "id", "index", "me
 INTERFACES: Mapping[str, DriveInterface] = {"ide": "ide", "virtio": "virtio", "none": "none"}
 ENGINES: Mapping[str, EngineChoice] = {"auto": "auto", "fast": "fast", "public": "public"}
 EXITS_WORDS = ("symbols", "time")
-SERIALS_LATER = ("pty", "vc", "unix", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
+CHARDEVS = ("stdio", "null", "file", "pty", "socket")
+CHARDEV_KEYS = ("backend", "id", "path", "mux", "server", "wait")
+SERIALS_LATER = ("vc", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
 
 LATER: Mapping[str, str] = {
     "bios": "without firmware, -kernel FILE or an IMAGE boots",
@@ -99,6 +101,7 @@ class Draft:
     serials: list[str] = field(default_factory=list)
     chardevs: dict[str, str] = field(default_factory=dict)
     no_defaults: bool = False
+    nographic: bool = False
     snapshot: bool = False
     help: bool = False
     extra: dict[str, str] = field(default_factory=dict)
@@ -166,27 +169,50 @@ def _object(draft: Draft, text: str) -> None:
 
 def _serial(draft: Draft, text: str) -> None:
     kind, _, rest = text.partition(":")
-    if text in ("stdio", "mon:stdio", "null", "none") or (kind in ("file", "chardev") and rest):
+    if text in ("stdio", "mon:stdio", "null", "none", "pty") or (kind in ("file", "chardev") and rest):
         draft.serials.append(text)
         return
-    instead = "use stdio, mon:stdio, file:PATH, null or none"
+    if kind == "unix" and rest:
+        values = unique_keys(key_values(rest, "path"), ("path", "server", "wait"))
+        draft.serials.append(_unix(values))
+        return
+    instead = "use stdio, mon:stdio, pty, unix:PATH, file:PATH, null or none"
     if kind in SERIALS_LATER or text.startswith("/dev/"):
         raise ConfigError(f'"{text}" is not supported yet; {instead}')
     raise ConfigError(f'"{text}" is not known; {instead}')
 
 
+def _unix(values: Mapping[str, str]) -> str:
+    """A Unix socket, spelled out; QEMU's defaults."""
+    if not values.get("path"):
+        raise ConfigError("a socket needs path=")
+    server = switch("server", values.get("server", "off"))
+    if "wait" in values and not server:
+        raise ConfigError("wait= belongs to server=on")
+    path = values["path"].replace(",", ",,")
+    if not server:
+        return f"unix:{path},server=off"
+    wait = "on" if switch("wait", values.get("wait", "on")) else "off"
+    return f"unix:{path},server=on,wait={wait}"
+
+
 def _chardev(draft: Draft, text: str) -> None:
-    values = unique_keys(key_values(text, "backend"), ("backend", "id", "path", "mux"))
-    backend = choice("backend", values.get("backend", ""), ("stdio", "null", "file"))
-    if not values.get("id"):
+    values = unique_keys(key_values(text, "backend"), CHARDEV_KEYS)
+    backend = choice("backend", values.get("backend", ""), CHARDEVS)
+    name = values.get("id")
+    if not name:
         raise ConfigError("needs id=ID")
-    if ("path" in values) != (backend == "file"):
-        raise ConfigError("path= belongs to the backend file, and file needs it")
+    if name in draft.chardevs:
+        raise ConfigError(f"id={name} is given twice")
+    if ("path" in values) != (backend in ("file", "socket")):
+        raise ConfigError("path= belongs to the backends file and socket, which need it")
+    if backend != "socket" and ("server" in values or "wait" in values):
+        raise ConfigError("server= and wait= belong to the backend socket")
     mux = switch("mux", values.get("mux", "off"))
     if mux and backend != "stdio":
         raise ConfigError("mux=on is supported with stdio alone")
-    target = {"stdio": "mon:stdio" if mux else "stdio", "null": "null", "file": f"file:{values.get('path')}"}
-    draft.chardevs[values["id"]] = target[backend]
+    target = {"stdio": "mon:stdio" if mux else "stdio", "file": f"file:{values.get('path')}"}
+    draft.chardevs[name] = _unix(values) if backend == "socket" else target.get(backend, backend)
 
 
 def _machine(draft: Draft, text: str) -> None:
@@ -234,8 +260,8 @@ def _name(draft: Draft, text: str) -> None:
     draft.config = replace(draft.config, name=values["guest"])
 
 
-def _nographic(draft: Draft, _text: str) -> None:
-    """No window is ever made, and COM1 is on mon:stdio unless told otherwise: nothing changes."""
+def _changes_nothing(_draft: Draft, _text: str) -> None:
+    """It is so anyway."""
 
 
 def _only(*words: str, instead: str) -> Callable[[Draft, str], None]:
@@ -295,11 +321,24 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("hdd", "FILE", _ide_disk(3), "the fourth IDE disk"),
     Option("snapshot", None, _mark("snapshot"), "keep every write off the disk files"),
     Option("device", "DRIVER[,PROP=VALUE...]", _device, "add a device; see emu devices"),
-    Option("object", "iothread,id=ID", _object, "a thread for -device ...,iothread=ID"),
-    Option("serial", "stdio|mon:stdio|file:PATH|null|none", _serial, "where COM1 goes, default mon:stdio"),
-    Option("chardev", "stdio|file|null,id=ID[,path=|mux=]", _chardev, "a target for -serial chardev:ID"),
+    Option("object", "KIND,id=ID[,...]", _object, "what a -device refers to; see emu devices"),
     Option(
-        "nographic", None, _nographic, "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A H lists the keys"
+        "serial",
+        "stdio|mon:stdio|pty|unix:PATH[,server=on][,wait=off]|file:PATH|null|none|chardev:ID",
+        _serial,
+        "where COM1 goes, default mon:stdio",
+    ),
+    Option(
+        "chardev",
+        "stdio|pty|socket|file|null,id=ID[,path=][,server=][,wait=][,mux=]",
+        _chardev,
+        "a target for -serial chardev:ID and -device ...,chardev=ID",
+    ),
+    Option(
+        "nographic",
+        None,
+        _mark("nographic"),
+        "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A H lists the keys",
     ),
     Option("display", "none", _only("none", instead="there is no window; use none"), "no window is made"),
     Option("vga", "none", _only("none", instead="there is no screen; use none"), "no screen is built"),
@@ -308,7 +347,7 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("nic", "none", _NO_NET, "no network device"),
     Option("net", "none", _NO_NET, "no network device"),
     Option("nodefaults", None, _mark("no_defaults"), "no serial port unless -serial asks for it"),
-    Option("no-user-config", None, _nographic, "no configuration files are read in any case"),
+    Option("no-user-config", None, _changes_nothing, "no configuration files are read in any case"),
     Option("no-reboot", None, _set_text("no-reboot"), "a guest's reset ends the run, status 0"),
     Option("machine", "pc[,accel=tcg]", _machine, "the board"),
     Option("M", "pc[,accel=tcg]", _machine, "the same as -machine"),
@@ -353,7 +392,8 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
 
     Raises ConfigError where flags contradict each other.
     """
-    config = replace(draft.config, serial=_chosen_serial(draft))
+    serial = _chosen_serial(draft)
+    config = replace(draft.config, serial=serial, chardevs=_used_chardevs(draft, serial))
     config = _place_image(config, draft.image, is_kernel)
     if config.kernel is None:
         raise ConfigError("nothing to boot: give an IMAGE or -kernel FILE")
@@ -368,13 +408,43 @@ def _chosen_serial(draft: Draft) -> str:
     if len(draft.serials) > 1:
         raise ConfigError(f'-serial: a second port is not supported yet; "{draft.serials[0]}" came before')
     if not draft.serials:
-        return "none" if draft.no_defaults else "mon:stdio"
+        by_device = not draft.nographic and _device_on_stdio(draft)
+        return "none" if draft.no_defaults or by_device else "mon:stdio"
     kind, _, name = draft.serials[0].partition(":")
     if kind != "chardev":
         return draft.serials[0]
     if name not in draft.chardevs:
         raise ConfigError(f"-serial: no -chardev has id={name}; {nearest(name, draft.chardevs)}")
     return draft.chardevs[name]
+
+
+def _device_on_stdio(draft: Draft) -> bool:
+    """Whether a device's chardev= is standard input and output."""
+    named = (device.properties.get("chardev", "") for device in draft.config.devices)
+    return any(draft.chardevs.get(name, "").endswith("stdio") for name in named)
+
+
+def _used_chardevs(draft: Draft, serial: str) -> dict[str, str]:
+    """The chardevs that devices name. Each has one user, and so has standard input and output."""
+    used: dict[str, str] = {}
+    on_stdio = "-serial" if serial.endswith("stdio") else None
+    taken = {text.partition(":")[2]: "-serial" for text in draft.serials if text.startswith("chardev:")}
+    for device in draft.config.devices:
+        name = device.properties.get("chardev")
+        if name is None:
+            continue
+        if name not in draft.chardevs:
+            raise ConfigError(
+                f"-device {device.driver}: no -chardev has id={name}; {nearest(name, draft.chardevs)}"
+            )
+        if name in taken:
+            raise ConfigError(f"-device {device.driver}: chardev {name} is taken by {taken[name]}")
+        taken[name], used[name] = device.driver, draft.chardevs[name]
+        if used[name].endswith("stdio"):
+            if on_stdio is not None:
+                raise ConfigError(f"-device {device.driver}: stdio is taken by {on_stdio}; try -serial null")
+            on_stdio = device.driver
+    return used
 
 
 def _place_image(config: MachineConfig, image: str | None, is_kernel: Callable[[str], bool]) -> MachineConfig:
@@ -419,7 +489,8 @@ def _check_references(config: MachineConfig) -> None:
             raise ConfigError(f"id={name} is given twice")
         ids.add(name or "")
     drives = {drive.id: drive for drive in config.drives if drive.id is not None}
-    threads = [made.id for made in config.objects]
+    threads = [made.id for made in config.objects if made.kind == "iothread"]
+    sources = [made.id for made in config.objects if made.kind != "iothread"]
     users: dict[str, str] = {}
     for device in config.devices:
         name = device.properties.get("drive")
@@ -437,6 +508,12 @@ def _check_references(config: MachineConfig) -> None:
         if thread is not None and thread not in threads:
             raise ConfigError(
                 f"-device {device.driver}: no -object iothread has id={thread}; {nearest(thread, threads)}"
+            )
+        source = device.properties.get("rng")
+        if source is not None and source not in sources:
+            raise ConfigError(
+                f"-device {device.driver}: no -object rng-builtin or rng-random has id={source}; "
+                f"{nearest(source, sources)}"
             )
         if thread is not None and switch("vhost", device.properties.get("vhost", "off")):
             raise ConfigError(f"-device {device.driver}: iothread= and vhost=on are two places; choose one")

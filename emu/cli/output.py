@@ -19,6 +19,13 @@ class Sink(Protocol):
         """True where `write` of one batch would not block."""
 
 
+class DeviceSink(Sink, Protocol):
+    """A sink that one need not wait for."""
+
+    def offer(self, data: bytes | memoryview, /) -> int:
+        """Take what can be taken at once, at most a batch; return how much that is."""
+
+
 class SerialOutput:
     """Collects the guest's bytes and hands them to a sink: whole lines at once, a rest when it is due.
 
@@ -79,36 +86,49 @@ class Discard:
     def write(self, data: bytes) -> None:
         """Forget it."""
 
+    def offer(self, data: bytes | memoryview) -> int:
+        """Forget it."""
+        return len(data)
+
     def ready(self) -> bool:
         """Always."""
         return True
 
 
 class FileSink:
-    """Writes to `fd`. Once nobody can read that any more, calls `on_broken` once and forgets the rest."""
+    """Writes to `fd`; -1 is nobody, who forgets everything. Another `fd` may come with `set_fd`.
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    Once nobody can read `fd` any more, calls `on_broken` once and forgets the rest. With `lossy` it is a
+    terminal that forgets while it is hung up.
+    """
+
+    def __init__(self, fd: int, *, lossy: bool = False) -> None:
+        self._fd, self._lossy = fd, lossy
         self.on_broken: Callable[[], None] = lambda: None
         self._cancel = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._open = True
+        self._busy = threading.Lock()  # held while `fd` is written to: it must not be closed meanwhile
+
+    def set_fd(self, fd: int) -> None:
+        """Write to `fd` from now on. Returns once nobody writes to the former one. Any thread."""
+        with self._busy:
+            self._fd = fd
 
     def write(self, data: bytes) -> None:
         """Write all of it, waiting for a slow reader until `cancel`."""
         rest = memoryview(data)
-        while rest and self._open:
-            try:
-                if not self._wait():
-                    return
-                rest = rest[os.write(self._fd, rest[:BATCH]) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                self._open = False
-                self.on_broken()
+        with self._busy:
+            while rest and (taken := self._put(rest, None)) is not None:
+                rest = rest[taken:]
+
+    def offer(self, data: bytes | memoryview) -> int:
+        """Write what is taken at once."""
+        with self._busy:
+            return self._put(memoryview(data), 0) or 0
 
     def ready(self) -> bool:
         """True where a batch can be written at once."""
+        if self._fd < 0:
+            return True
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         return bool(poll.poll(0))
@@ -119,12 +139,26 @@ class FileSink:
 
     def close(self) -> None:
         """Release what was opened here; `fd` stays."""
-        self._open = False
+        self._fd = -1
         os.close(self._cancel)
 
-    def _wait(self) -> bool:
-        """Until `fd` takes a batch; False where it does not and nobody wants to wait."""
+    def _put(self, data: memoryview, patience_ms: int | None) -> int | None:
+        """Write a part; return its length. None where nobody takes any, and one cannot or will not wait."""
+        if self._fd < 0:
+            return len(data)
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         poll.register(self._cancel, select.POLLIN)
-        return any(fd == self._fd for fd, _ in poll.poll())
+        events = dict(poll.poll(patience_ms)).get(self._fd)
+        if events is None:
+            return None
+        if self._lossy and events & select.POLLHUP:
+            return len(data)
+        try:
+            return os.write(self._fd, data[:BATCH])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._fd = -1
+            self.on_broken()
+            return len(data)

@@ -1,16 +1,16 @@
 """`emu run`: one machine in this terminal."""
 
 import contextlib
-import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, TextIO
 
+from emu.cli.chardev import CharDevice, open_device
 from emu.cli.flags import TABLE, finish, parse_flags
 from emu.cli.options import help_text
-from emu.cli.output import Discard, FileSink, Sink
+from emu.cli.output import FileSink
 from emu.cli.session import Cause, Session
 from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
@@ -50,11 +50,14 @@ def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
     from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
-    keys = config.serial == "mon:stdio"
-    input_fd = stdin_fd() if keys or config.serial == "stdio" else None
-    with serial_sink(config.serial, out) as sink, Session(config, sink, input_fd, keys=keys) as session:
-        connect(session, sink)
+    with (
+        open_device(config.serial, "serial0", "-serial", out) as console,
+        open_chardevs(config, out) as chardevs,
+        Session(config, console.sink, console.source, keys=console.keys) as session,
+    ):
+        connect(session, console)
         with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
+            connect_ports(session, machine, chardevs)
             outcome = session.run(machine)
             report(session, outcome, machine.rip_text)
             write_reports(config, machine, out)
@@ -114,44 +117,35 @@ def find_image(word: str) -> str:
     return resolve(word)
 
 
-def connect(session: Session, sink: Sink) -> None:
-    """A sink that nobody reads ends the session, and an ending session waits for no reader."""
+def connect(session: Session, device: CharDevice) -> None:
+    """A vital sink that nobody reads ends the session, and an ending session waits for no reader."""
+    sink, before = device.sink, session.on_stop
     if isinstance(sink, FileSink):
-        sink.on_broken = lambda: session.stop(Cause.BROKEN)
-        session.on_stop = sink.cancel
+        if device.vital:
+            sink.on_broken = lambda: session.stop(Cause.BROKEN)
+
+        def cancel() -> None:
+            before()
+            sink.cancel()
+
+        session.on_stop = cancel
 
 
 @contextlib.contextmanager
-def serial_sink(serial: str, out: TextIO) -> Iterator[Sink]:
-    """Where COM1's output goes. Raises ConfigError where a file cannot be made."""
-    if serial in ("null", "none"):
-        yield Discard()
-        return
-    opened = -1
-    if serial.startswith("file:"):
-        path = serial.removeprefix("file:")
-        try:
-            opened = fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ConfigError(f"-serial: {path}: {error.strerror}") from None
-    else:
-        out.flush()
-        fd = out.fileno()
-    sink = FileSink(fd)
-    try:
-        yield sink
-    finally:
-        sink.close()
-        if opened >= 0:
-            os.close(opened)
+def open_chardevs(config: MachineConfig, out: TextIO) -> Iterator[dict[str, CharDevice]]:
+    """Every `-chardev` that a device uses, by its id. Raises ConfigError where one cannot be had."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(open_device(target, name, f"-chardev {name}", out))
+            for name, target in config.chardevs.items()
+        }
 
 
-def stdin_fd() -> int | None:
-    """The descriptor of standard input, None where there is none."""
-    try:
-        return sys.stdin.fileno() if sys.stdin is not None else None
-    except (ValueError, io.UnsupportedOperation):
-        return None
+def connect_ports(session: Session, machine: "Machine", chardevs: Mapping[str, CharDevice]) -> None:
+    """Join each virtio port with its `-chardev`."""
+    for name, port in machine.char_ports.items():
+        connect(session, chardevs[name])
+        session.add_port(chardevs[name], port)
 
 
 def is_kernel(path: str) -> bool:

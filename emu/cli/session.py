@@ -9,13 +9,13 @@ import termios
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
-from emu.cli.escapes import HELP, NO_MONITOR, EscapeKeys, Key
+from emu.cli.chardev import CharDevice, Source
+from emu.cli.escapes import HELP, NO_MONITOR, Key
 from emu.cli.mainloop import ENDING, MainLoop, Signals
 from emu.cli.output import SerialOutput, Sink
+from emu.cli.pump import Port, PortPump, Pump
 from emu.cli.terminal import RawTerminal
 from emu.config import MachineConfig, Outcome, OutcomeKind
-
-INPUT_CHUNK = 4096
 
 
 class Machine(Protocol):
@@ -54,22 +54,21 @@ class Cause(enum.Enum):
 class Session:
     """Runs a machine on the calling (main) thread with a main loop beside it.
 
-    `sink` gets COM1's output in batches. `input_fd` feeds COM1; a terminal there is made raw, and with `keys`
-    the Ctrl-A keys work. Enter the session, build the machine, `run`, close the machine, leave.
+    `sink` gets COM1's output in batches. `source` feeds COM1; a terminal there is made raw, and with `keys`
+    the Ctrl-A keys work. Enter the session, build the machine, `add_port`, `run`, close the machine, leave.
     `cause` tells who stopped it (None: the guest), `signal_number` with what.
     """
 
-    def __init__(self, config: MachineConfig, sink: Sink, input_fd: int | None, *, keys: bool) -> None:
+    def __init__(self, config: MachineConfig, sink: Sink, source: Source | None, *, keys: bool) -> None:
         self._config = config
-        self._input_fd = input_fd
-        self._keys = EscapeKeys() if keys else None
+        self._com1 = None if source is None else Pump(source, keys=keys, on_key=self._on_key)
+        self._ports: list[PortPump] = []
         self._machine: Machine | None = None
         self._terminal: RawTerminal | None = None
         self.output = SerialOutput(sink, self._wake)
         self.cause: Cause | None = None
         self.signal_number = 0
         self.on_stop: Callable[[], None] = lambda: None
-        self._input_paused = False
         self._loop = MainLoop(self._tick, config.timeout_s, lambda: self.stop(Cause.TIMEOUT))
         self._loop.on_error = lambda: self.stop(Cause.FAILED)
 
@@ -95,17 +94,28 @@ class Session:
         finally:
             self._signals.close()
 
+    def add_port(self, device: CharDevice, port: Port) -> None:
+        """Join a device of the host and a virtio port; before `run`."""
+        pump = None if device.source is None else Pump(device.source, keys=device.keys, on_key=self._on_key)
+        self._ports.append(PortPump(port, device.sink, pump, self._wake))
+
     def run(self, machine: Machine) -> Outcome:
         """Run to the end and hand out the last output; the terminal is as before. Once a session."""
         self._machine = machine
         with self._raw_terminal():
-            if self._input_fd is not None:
-                self._loop.watch(self._input_fd, self._on_input)
+            if self._com1 is not None:
+                self._com1.start(self._loop, _Com1(machine))
+            for port in self._ports:
+                port.start(self._loop)
             self._loop.start()
             try:
                 outcome = Outcome(OutcomeKind.STOPPED) if self.cause is not None else machine.run()
             finally:
                 self._machine = None
+                if self._com1 is not None:
+                    self._com1.guest = None
+                for port in self._ports:
+                    port.stop()
                 self.output.flush()
         if self.cause is Cause.TIMEOUT and outcome.kind is OutcomeKind.STOPPED:
             return Outcome(OutcomeKind.TIMEOUT)
@@ -113,11 +123,9 @@ class Session:
 
     def _tick(self) -> bool:
         """Main loop: left-over output, and input that waits for the guest."""
-        if self._input_paused and self._machine is not None and self._machine.serial_room() > 0:
-            self._input_paused = False
-            assert self._input_fd is not None
-            self._loop.watch(self._input_fd, self._on_input)
-        return self.output.tick() or self._input_paused
+        waiting = self._com1 is not None and self._com1.tick()
+        blocked = [port.tick() for port in self._ports]
+        return self.output.tick() or waiting or any(blocked)
 
     def _wake(self) -> None:
         self._loop.wake()
@@ -125,10 +133,11 @@ class Session:
     @contextlib.contextmanager
     def _raw_terminal(self) -> Iterator[None]:
         """The terminal is raw inside, where there is one."""
-        if self._input_fd is not None and os.isatty(self._input_fd):
-            with contextlib.suppress(OSError, termios.error):
-                self._terminal = RawTerminal(self._input_fd, keep_signals=self._keys is None)
-                self._terminal.enter()
+        for pump in (self._com1, *(port.pump for port in self._ports)):
+            if pump is not None and pump.source.terminal is not None:
+                with contextlib.suppress(OSError, termios.error):
+                    self._terminal = RawTerminal(pump.source.terminal, keep_signals=pump.keys is None)
+                    self._terminal.enter()
         try:
             yield
         finally:
@@ -138,33 +147,6 @@ class Session:
         if self._terminal is not None:
             with contextlib.suppress(OSError, termios.error):
                 self._terminal.restore()
-
-    def _on_input(self) -> None:
-        """Main loop: bytes for COM1, or their end."""
-        fd, machine = self._input_fd, self._machine
-        if fd is None:
-            return
-        if machine is None:  # the run is over: what is typed now is for the shell
-            self._loop.unwatch(fd)
-            return
-        try:
-            data = os.read(fd, INPUT_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.unwatch(fd)
-            return
-        for event in self._keys.feed(data) if self._keys is not None else [data]:
-            if isinstance(event, bytes):
-                machine.serial_input(event)
-            else:
-                self._on_key(event)
-        if machine.serial_room() <= 0:
-            self._input_paused = True
-            self._loop.unwatch(fd)
-            self._loop.wake()
 
     def _on_key(self, key: Key) -> None:
         if key is Key.QUIT:
@@ -184,3 +166,10 @@ class Session:
                     os._exit(128 + number)
                 self.signal_number = number
                 self.stop(Cause.SIGNAL)
+
+
+class _Com1:
+    """COM1 as a pump sees it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.input, self.room = machine.serial_input, machine.serial_room

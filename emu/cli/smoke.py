@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from emu.cli import junit
+from emu.cli.chardev import open_device
 from emu.cli.flags import TABLE, extra_option, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import Sink
-from emu.cli.run import connect, find_image, is_kernel, serial_sink, write_reports
+from emu.cli.run import connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.config import MachineConfig, Outcome, OutcomeKind
@@ -128,12 +129,17 @@ def _run_machine(
     """Run one machine under the judge; return its session, its end and the guest's place."""
     from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
-    with serial_sink(serial, out) as shown:
-        sink = JudgingSink(judge, shown)
-        with Session(config, sink, None, keys=False) as session:
+    with (
+        open_device(serial, "serial0", "-serial", out) as shown,
+        open_chardevs(config, out) as chardevs,
+    ):
+        sink = JudgingSink(judge, shown.sink)
+        source = None if serial.endswith("stdio") else shown.source  # nobody types in a test
+        with Session(config, sink, source, keys=False) as session:
             sink.session = session
             connect(session, shown)
             with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
+                connect_ports(session, machine, chardevs)
                 outcome = session.run(machine)
                 write_reports(config, machine, out)
                 return session, outcome, machine.rip_text()

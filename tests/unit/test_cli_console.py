@@ -191,6 +191,7 @@ def test_a_deadline_is_called_once() -> None:
 GUEST = '''
 """A machine that echoes what it is sent; "q" powers off, "h" halts, "s" stays deaf."""
 import fcntl, os, queue, sys, termios, time
+from emu.cli.chardev import CharDevice, FdSource
 from emu.cli.output import FileSink
 from emu.cli.run import connect, exit_status, report
 from emu.cli.session import Session
@@ -216,9 +217,9 @@ class Echo:
 
 if os.isatty(0): fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 keys, timeout = sys.argv[1] == "keys", float(sys.argv[2]) or None
-sink = FileSink(1)
-with Session(MachineConfig(timeout_s=timeout), sink, 0, keys=keys) as session:
-    connect(session, sink)
+device = CharDevice(FileSink(1), FdSource(0), keys, vital=True)
+with Session(MachineConfig(timeout_s=timeout), device.sink, device.source, keys=keys) as session:
+    connect(session, device)
     machine = Echo(session.output.write)
     outcome = session.run(machine)
     report(session, outcome, machine.rip_text)

@@ -98,6 +98,17 @@ def test_a_device_its_drive_and_its_thread_find_each_other() -> None:
         (("-serial", "file:/tmp/a,b"), "file:/tmp/a,b"),
         (("-serial", "chardev:c", "-chardev", "stdio,id=c,mux=on"), "mon:stdio"),
         (("-chardev", "file,id=c,path=o.log", "-serial", "chardev:c"), "file:o.log"),
+        (("-serial", "pty"), "pty"),
+        (("-serial", "unix:a,,b"), "unix:a,,b,server=off"),
+        (("-serial", "unix:s,server"), "unix:s,server=on,wait=on"),
+        (
+            ("-chardev", "socket,id=c,path=s,server=on,wait=off", "-serial", "chardev:c"),
+            "unix:s,server=on,wait=off",
+        ),
+        (
+            ("-chardev", "stdio,id=c", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=c"),
+            "none",
+        ),
     ],
 )
 def test_com1_goes_where_the_flags_say(words: tuple[str, ...], serial: str) -> None:
@@ -164,9 +175,28 @@ REFUSALS = {
     "k.elf -smp 2": "-smp: cpus=2: there is one CPU; use -smp 1",
     "k.elf -M q35": '-M: machine "q35" is not supported; there is pc',
     "k.elf -accel kvm": '-accel: accelerator "kvm" is not supported; there is tcg',
-    "k.elf -serial pty": '-serial: "pty" is not supported yet; use stdio, mon:stdio, file:PATH, null or none',
-    "k.elf -serial unix:/tmp/s": (
-        '-serial: "unix:/tmp/s" is not supported yet; use stdio, mon:stdio, file:PATH, null or none'
+    "k.elf -serial vc": (
+        '-serial: "vc" is not supported yet; use stdio, mon:stdio, pty, unix:PATH, file:PATH, null or none'
+    ),
+    "k.elf -serial unix:s,wait=off": "-serial: wait= belongs to server=on",
+    "k.elf -serial unix:s,sever=on": '-serial: "sever" is not known here; the nearest is server',
+    "k.elf -chardev socket,id=c": "-chardev: path= belongs to the backends file and socket, which need it",
+    "k.elf -chardev pty,id=c,server=on": "-chardev: server= and wait= belong to the backend socket",
+    "k.elf -chardev null,id=c -chardev null,id=c": "-chardev: id=c is given twice",
+    "k.elf -device virtio-serial-pci -device virtconsole,chardev=c": (
+        "-device virtconsole: no -chardev has id=c; there is none"
+    ),
+    "k.elf -serial chardev:c -chardev null,id=c -device virtconsole,chardev=c": (
+        "-device virtconsole: chardev c is taken by -serial"
+    ),
+    "k.elf -nographic -chardev stdio,id=c -device virtconsole,chardev=c": (
+        "-device virtconsole: stdio is taken by -serial; try -serial null"
+    ),
+    "k.elf -device virtio-rng-pci,rng=r": (
+        "-device virtio-rng-pci: no -object rng-builtin or rng-random has id=r; there is none"
+    ),
+    "k.elf -object rng-random,id=r -device virtio-rng-pci,rng=r,period=0": (
+        "-device: virtio-rng-pci: period is a number from 1 to 4294967295, not 0"
     ),
     "k.elf -serial chardev:x": "-serial: no -chardev has id=x; there is none",
     "k.elf -netdev user,id=n": "-netdev: not supported yet; -nic none is the network so far",
@@ -214,3 +244,9 @@ def test_no_command_line_ends_in_anything_but_a_machine_or_one_line(words: list[
 
 def test_a_short_list_is_shown_whole() -> None:
     assert nearest("zzz", ["b", "a"]) == "there is a, b"
+
+
+def test_the_chardevs_that_devices_use_are_kept_by_id() -> None:
+    words = ("-chardev", "pty,id=a", "-chardev", "null,id=b", "-device", "virtio-serial-pci")
+    config = machine("k.elf", *words, "-device", "virtserialport,chardev=a")
+    assert config.chardevs == {"a": "pty"}
