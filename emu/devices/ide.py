@@ -5,10 +5,13 @@ with IRQ 14, 0x170 and 0x376 with IRQ 15. The drives answer at once, on the vCPU
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from emu.bus.costs import Costs
 from emu.bus.types import AccessError, Fault, IrqLine
 from emu.devices.block.backend import BlockBackend
+from emu.devices.ide_dma import DmaRequest
 from emu.devices.ide_drive import DEVICE, ERROR, LBA_HIGH, STATUS, AtaDrive
 from emu.devices.ide_identify import Identity
 
@@ -20,16 +23,61 @@ READ_NAMES = ("Data", "Error", "Sector Count", "LBA Low", "LBA Mid", "LBA High",
 WRITE_NAMES = ("Data", "Features", "Sector Count", "LBA Low", "LBA Mid", "LBA High", "Device", "Command")
 
 
+class IdeDrive(Protocol):
+    """What sits in a seat of the cable; `AtaDrive` says what its parts mean."""
+
+    words: memoryview
+    dwords: memoryview
+    index: int
+    read_end: int
+    write_end: int
+    present: bool
+    intrq: bool
+    status: int
+    error: int
+    registers: list[int]
+    previous: list[int]
+
+    def power_on(self) -> None:
+        """The hardware's reset."""
+
+    def hold_reset(self) -> None:
+        """SRST is set."""
+
+    def diagnose(self) -> None:
+        """SRST is cleared, or EXECUTE DEVICE DIAGNOSTIC: show the signature."""
+
+    def command(self, opcode: int, /) -> None:
+        """Take the Command register."""
+
+    def block_read(self) -> None:
+        """The host has taken the words up to `read_end`."""
+
+    def block_written(self) -> None:
+        """The host has given the words up to `write_end`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CdRom:
+    """A CD-ROM drive for a seat, and the disc in it; None is an empty tray."""
+
+    medium: BlockBackend | None
+
+
+Seat = BlockBackend | CdRom | None
+"""A disk by its medium, a CD-ROM drive, or nothing."""
+
+
 class CommandBlock:
     """The eight ports at 0x1F0: the data port takes 16 and 32 bits (map it wide), the others bytes."""
 
     __slots__ = ("_channel", "_selected", "size")
 
-    def __init__(self, channel: "IdeChannel", selected: AtaDrive) -> None:
+    def __init__(self, channel: "IdeChannel", selected: IdeDrive) -> None:
         self.size = 8
         self._channel, self._selected = channel, selected
 
-    def select(self, drive: AtaDrive) -> None:
+    def select(self, drive: IdeDrive) -> None:
         """Connect the data port to one drive."""
         self._selected = drive
 
@@ -153,27 +201,45 @@ class ControlBlock:
 
 
 class IdeChannel:
-    """One cable. `command` and `control` are its windows; `costs` counts what passed the data port."""
+    """One cable. `command` and `control` are its windows; `costs` counts what passed the data port.
+
+    `dma` reaches the channel's bus master, where there is one.
+    """
 
     def __init__(
         self,
         irq: IrqLine,
-        master: BlockBackend | None = None,
-        slave: BlockBackend | None = None,
+        master: Seat = None,
+        slave: Seat = None,
         master_identity: Identity | None = None,
         slave_identity: Identity | None = None,
+        dma: DmaRequest | None = None,
     ) -> None:
         self._irq = irq
         self.costs = Costs()
-        self._drives = (
-            AtaDrive(master, False, master_identity or Identity(serial="EMU00001"), self.costs),
-            AtaDrive(slave, True, slave_identity or Identity(serial="EMU00002"), self.costs),
+        self._drives: tuple[IdeDrive, IdeDrive] = (
+            self._sit(master, False, master_identity, dma),
+            self._sit(slave, True, slave_identity, dma),
         )
         self._empty = master is None and slave is None
         self._control = 0
         self._selected = self._drives[0]
         self.command = CommandBlock(self, self._selected)
         self.control = ControlBlock(self)
+
+    def _sit(self, seat: Seat, slave: bool, identity: Identity | None, dma: DmaRequest | None) -> IdeDrive:
+        serial = "EMU00002" if slave else "EMU00001"
+        if isinstance(seat, CdRom):
+            from emu.devices.atapi import AtapiDrive  # noqa: PLC0415 - a tiny guest has no CD-ROM
+
+            identity = identity or Identity(model="EMU DVD-ROM", serial=serial)
+            return AtapiDrive(seat.medium, slave, identity, self.costs, dma)
+        return AtaDrive(seat, slave, identity or Identity(serial=serial), self.costs, dma)
+
+    @property
+    def drives(self) -> tuple[IdeDrive, IdeDrive]:
+        """Master and slave."""
+        return self._drives
 
     def reset(self) -> None:
         """The hardware's RESET line."""

@@ -1,13 +1,24 @@
-"""One ATA disk drive: registers, commands, and the sector buffer behind the data port (PIO only).
+"""One ATA disk drive: registers, commands, the sector buffer behind the data port, and DMA by a bus master.
 
-Source: ATA/ATAPI-6 (T13/1410D): 6 (addresses), 7 (registers), 8 (commands), 9.5-9.7 (PIO protocols).
+Source: ATA/ATAPI-6 (T13/1410D): 6 (addresses), 7 (registers), 8 (commands), 9.5-9.8 (PIO and DMA protocols).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from emu.bus.costs import Costs
 from emu.devices.block.backend import BlockBackend
-from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, Identity, default_geometry, identify
+from emu.devices.ide_dma import DmaRequest
+from emu.devices.ide_identify import (
+    DEFAULT_MODE,
+    MAX_MULTIPLE,
+    Geometry,
+    Identity,
+    default_geometry,
+    identify,
+    is_dma_mode,
+    takes_mode,
+)
 from emu.errors import MediumError
 
 SECTOR = 512
@@ -39,7 +50,8 @@ class AtaDrive:
     """A drive on `medium`, or an empty seat on the cable where that is None (its Status reads 0).
 
     The channel moves words through `words[index]` up to `read_end` or `write_end` and then calls
-    `block_read` or `block_written`; it looks at `intrq` after each call.
+    `block_read` or `block_written`; it looks at `intrq` after each call. `dma` reaches the bus master;
+    without one there are no DMA commands.
     """
 
     __slots__ = (
@@ -48,17 +60,21 @@ class AtaDrive:
         "_buffer",
         "_chunk",
         "_commands",
+        "_dma",
         "_filled",
         "_geometry",
         "_identity",
         "_lba",
         "_left",
         "_medium",
+        "_mode",
         "_multiple",
         "_sectors",
         "_slave",
         "_write_cache",
         "costs",
+        "dma_bytes",
+        "dma_to_memory",
         "dwords",
         "error",
         "index",
@@ -72,8 +88,17 @@ class AtaDrive:
         "write_end",
     )
 
-    def __init__(self, medium: BlockBackend | None, slave: bool, identity: Identity, costs: Costs) -> None:
+    def __init__(
+        self,
+        medium: BlockBackend | None,
+        slave: bool,
+        identity: Identity,
+        costs: Costs,
+        dma: DmaRequest | None = None,
+    ) -> None:
         self._medium, self._slave, self._identity, self.costs = medium, slave, identity, costs
+        self._dma = dma
+        self.dma_to_memory = False
         self.present = medium is not None
         self._sectors = medium.size // SECTOR if medium else 0
         self._buffer = memoryview(bytearray(BUFFER_SECTORS * SECTOR if medium else 4))
@@ -87,7 +112,7 @@ class AtaDrive:
     def power_on(self) -> None:
         """Power-on or hardware reset: the signature, and every feature at its default."""
         self._geometry = default_geometry(self._sectors)
-        self._multiple, self._write_cache = MAX_MULTIPLE, True
+        self._multiple, self._write_cache, self._mode = MAX_MULTIPLE, True, DEFAULT_MODE
         self.diagnose()
 
     def diagnose(self) -> None:
@@ -153,7 +178,7 @@ class AtaDrive:
     # Transfers
 
     def _stop(self) -> None:
-        self.index = self.read_end = self.write_end = 0
+        self.index = self.read_end = self.write_end = self.dma_bytes = 0
         self.intrq = False
 
     def _end_transfer(self) -> None:
@@ -234,6 +259,58 @@ class AtaDrive:
             raise _CommandError(ABRT)
         return self._multiple
 
+    # DMA: section 9.8. The bus master calls these once it has found the memory.
+
+    def _start_dma(self, addressing: int, to_memory: bool) -> None:
+        """Ask for a whole command's bytes to be moved."""
+        assert self._medium is not None
+        assert self._dma is not None
+        if not to_memory and self._medium.read_only:
+            raise _CommandError(ABRT)
+        self._lba, self._left = self._target(addressing)
+        self.dma_bytes, self.dma_to_memory = self._left * SECTOR, to_memory
+        self.status, self.intrq = READY | DRQ, False
+        self._dma(self)
+
+    def dma_move(self, buffers: Sequence[memoryview]) -> None:
+        """Move the command's sectors between medium and memory, with nothing in between."""
+        assert self._medium is not None
+        lba, count = self._lba, self._left
+        self.dma_bytes = self._left = 0
+        self.intrq = True
+        try:
+            if self.dma_to_memory:
+                self._medium.readv(lba * SECTOR, buffers)
+            else:
+                self._medium.writev(lba * SECTOR, buffers)
+                if not self._write_cache:
+                    self._medium.flush()
+        except MediumError:
+            self._fail(self._dma_failure(lba, count))
+            return
+        self._lba = lba + count
+        self._end_transfer()
+
+    def _dma_failure(self, lba: int, count: int) -> _CommandError:
+        """What to say of a failed transfer: a read names the first bad sector."""
+        if not self.dma_to_memory:
+            return _CommandError(ABRT, fault=True, lba=lba)
+        try:
+            self._read_through(lba, count)
+        except _CommandError as failure:
+            return failure
+        return _CommandError(UNC, lba=lba)
+
+    def dma_cut_short(self) -> None:
+        """The memory has less room than the command has bytes: the software notices by its timeout."""
+        self.dma_bytes = self._left = 0
+        self.status = READY
+
+    def dma_failed(self) -> None:
+        """There is no such memory."""
+        self.dma_bytes = self._left = 0
+        self._fail(_CommandError(ABRT))
+
     # Addresses: section 6.2
 
     def _target(self, addressing: int) -> tuple[int, int]:
@@ -278,7 +355,7 @@ class AtaDrive:
     # Commands without data, and IDENTIFY
 
     def _command_table(self) -> dict[int, Callable[[], None]]:
-        """Opcode to method (annex: command codes). A bus master would add READ and WRITE DMA."""
+        """Opcode to method (annex: command codes)."""
         done = self._done
         table: dict[int, Callable[[], None]] = {
             0x24: lambda: self._read(LBA48, multiple=False),  # READ SECTORS EXT
@@ -308,6 +385,11 @@ class AtaDrive:
             table[opcode] = done  # RECALIBRATE
         for opcode in (0x94, 0x95, 0x96, 0x97, 0x99, 0xE0, 0xE1, 0xE2, 0xE3, 0xE6):
             table[opcode] = done  # STANDBY, IDLE (both also IMMEDIATE), SLEEP: always as if active
+        if self._dma is not None:
+            for opcode, addressing in ((0xC8, LBA28), (0xC9, LBA28), (0x25, LBA48)):  # READ DMA (EXT)
+                table[opcode] = partial(self._start_dma, addressing, to_memory=True)
+            for opcode, addressing in ((0xCA, LBA28), (0xCB, LBA28), (0x35, LBA48)):  # WRITE DMA (EXT)
+                table[opcode] = partial(self._start_dma, addressing, to_memory=False)
         return table
 
     def _abort(self) -> None:
@@ -318,7 +400,13 @@ class AtaDrive:
 
     def _identify(self) -> None:
         self._buffer[:SECTOR] = identify(
-            self._identity, self._sectors, self._geometry, self._multiple, self._write_cache, self._slave
+            self._identity,
+            self._sectors,
+            self._geometry,
+            self._multiple,
+            self._write_cache,
+            self._slave,
+            None if self._dma is None else self._mode,
         )
         self._addressing, self._left, self._block = NO_ADDRESS, 0, 1
         self.index, self._filled, self.read_end = 0, WORDS, WORDS
@@ -327,6 +415,11 @@ class AtaDrive:
     def _verify(self, addressing: int) -> None:
         """Read up to 65,536 sectors and show them to nobody."""
         lba, count = self._target(addressing)
+        self._read_through(lba, count)
+        self._show_address(lba + count)
+
+    def _read_through(self, lba: int, count: int) -> None:
+        """Read sectors into the buffer, one after the other where some fail. Raises _CommandError."""
         assert self._medium is not None
         end = lba + count
         while lba < end:
@@ -337,7 +430,6 @@ class AtaDrive:
                 for sector in range(lba, lba + sectors):
                     self._read_sector(sector, self._buffer[:SECTOR])
             lba += sectors
-        self._show_address(end)
 
     def _native_max(self, addressing: int) -> None:
         last = self._sectors - 1
@@ -369,10 +461,12 @@ class AtaDrive:
             self._write_cache = feature == 0x02
             if not self._write_cache:
                 self._flush()
-        elif feature == 0x03:  # transfer mode: PIO default or flow control modes 0 to 4
+        elif feature == 0x03:  # transfer mode
             mode = self.registers[COUNT]
-            if mode not in (0x00, 0x01) and not 0x08 <= mode <= 0x0C:
+            if not takes_mode(mode, dma=self._dma is not None):
                 raise _CommandError(ABRT)
+            if is_dma_mode(mode):
+                self._mode = mode
         elif feature not in (
             0x55,
             0xAA,
