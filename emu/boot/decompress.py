@@ -45,13 +45,16 @@ def method_of(head: bytes) -> str | None:
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def unpacked_size(payload: bytes) -> int:
-    """Bytes that `payload` says it unpacks to. Raises PayloadError for a size that cannot be."""
-    if len(payload) < 2 * SIZE_BYTES:
-        raise PayloadError(f"a compressed kernel of {len(payload)} bytes is no kernel")
-    if payload.startswith(_ELF):
-        return len(payload)
-    size = int.from_bytes(payload[-SIZE_BYTES:], "little")
+def unpacked_size(head: bytes, tail: bytes, length: int) -> int:
+    """Bytes that a payload of `length` bytes unpacks to, by its first bytes and its last four.
+
+    Raises PayloadError for a size that cannot be.
+    """
+    if length < 2 * SIZE_BYTES:
+        raise PayloadError(f"a compressed kernel of {length} bytes is no kernel")
+    if head.startswith(_ELF):
+        return length
+    size = int.from_bytes(tail, "little")
     if not 0 < size <= LIMIT:
         raise PayloadError(f"its kernel would unpack to {size} bytes")
     return size
@@ -62,7 +65,7 @@ def unpack(payload: bytes, write: Write) -> None:
     name = method_of(payload)
     if name is None:
         raise PayloadError(f"its kernel is compressed in an unknown way ({payload[:4].hex(' ')})")
-    limit, done = unpacked_size(payload), 0
+    limit, done = unpacked_size(payload[:8], payload[-SIZE_BYTES:], len(payload)), 0
 
     def count(piece: bytes) -> None:
         nonlocal done

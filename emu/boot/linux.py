@@ -37,6 +37,7 @@ TEXT_80X25 = struct.pack("<BBHHBBBxHxxBBH", 0, 0, 0, 0, 3, 80, 0, 0, 25, 1, 16)
 
 PRESENT, WRITABLE, LARGE = 1 << 0, 1 << 1, 1 << 7
 TABLES_SIZE: Final = 6 * PAGE  # PML4, PDPT, four page directories
+_WHAT, _PIECE = "the compressed kernel", 1 << 18
 PLAIN_CMDLINE_SIZE, PLAIN_INITRD_MAX = 2047, 0x7FFF_FFFF  # of a vmlinux, which has no header to say so
 
 
@@ -77,7 +78,7 @@ def read_setup(image: ImageFile) -> SetupHeader:
     payload_offset, payload_size = struct.unpack_from("<II", head, 0x248)
     pref_address, init_size = struct.unpack_from("<QI", head, 0x258)
     code_at = ((head[HEADER_START] or 4) + 1) * SECTOR
-    image.check(code_at, payload_offset + payload_size, "the compressed kernel")
+    image.check(code_at, payload_offset + payload_size, _WHAT)
     end = min(HEADER_MAGIC_AT + head[HEADER_LENGTH_AT], HEADER_LIMIT)
     return SetupHeader(
         head[HEADER_START:end], code_at, code_at + payload_offset, payload_size,
@@ -126,21 +127,33 @@ def _load_compressed(
     memory: LoadMemory, placement: Placement, image: ImageFile, header: SetupHeader, cache: FileCache
 ) -> int:
     """Unpack the kernel and load it; where its format is not known here, it is left to unpack itself."""
-    if method_of(image.head(8, header.payload_at) if header.payload_size else b"") is None:
+    head = image.head(min(8, header.payload_size), header.payload_at)
+    if method_of(head) is None:
         return _load_as_it_is(memory, placement, image, header)
-    payload = image.read(header.payload_at, header.payload_size, "the compressed kernel")
+    tail = image.head(4, header.payload_at + header.payload_size - 4)
     try:
-        fd = cache.open(_key(payload), unpacked_size(payload), lambda write: unpack(payload, write))
+        size = unpacked_size(head, tail, header.payload_size)
+        fd = cache.open(_key(image, header), size, lambda write: unpack(_payload(image, header), write))
     except PayloadError as error:
         raise image.error(str(error), "copy it again") from error
     with ImageFile(f"{image.name}: its kernel", fd) as kernel:
         return _load_elf(memory, placement, kernel)
 
 
-def _key(payload: bytes) -> str:
+def _payload(image: ImageFile, header: SetupHeader) -> bytes:
+    return image.read(header.payload_at, header.payload_size, _WHAT)
+
+
+def _key(image: ImageFile, header: SetupHeader) -> str:
+    """SHA-256 of the payload, read in pieces: in one it would cost twice the time."""
     import hashlib  # noqa: PLC0415 - only a compressed kernel needs it
 
-    return hashlib.sha256(payload).hexdigest()
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
+    for start in range(0, header.payload_size, _PIECE):
+        part = piece[: header.payload_size - start]
+        image.read_into(header.payload_at + start, part, _WHAT)
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _load_as_it_is(memory: LoadMemory, placement: Placement, image: ImageFile, header: SetupHeader) -> int:
