@@ -12,6 +12,7 @@ from typing import Literal
 MIB = 1 << 20
 
 DriveInterface = Literal["ide", "virtio", "none"]
+DriveMedia = Literal["disk", "cdrom"]
 EngineChoice = Literal["auto", "fast", "public"]
 
 
@@ -20,7 +21,7 @@ class DriveConfig:
     """One `-drive`. `index` is the slot on its interface (IDE: 0 to 3), None where `interface` is "none".
 
     `format` None means: look at the file. `snapshot` keeps writes off the file. `cache` is QEMU's word
-    ("unsafe": a guest's FLUSH need not reach the medium).
+    ("unsafe": a guest's FLUSH need not reach the medium). A CD-ROM drive whose `file` is "" has no disc.
     """
 
     file: str
@@ -31,6 +32,7 @@ class DriveConfig:
     id: str | None = None
     index: int | None = None
     cache: str = "writeback"
+    media: DriveMedia = "disk"
 
 
 @dataclass(frozen=True, slots=True)

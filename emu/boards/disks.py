@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from emu.bus.costs import Costs
 from emu.config import DriveConfig, MachineConfig
 from emu.devices.block.backend import BlockBackend
+from emu.devices.ide import CdRom, Seat
 from emu.errors import ConfigError
 from emu.machine import Machine
 
@@ -26,25 +28,42 @@ class Disks:
         self._open: dict[int, BlockBackend] = {}
         self._machine = machine
         for i, drive in enumerate(config.drives):
-            self._open[i] = self._open_one(drive)
+            if drive.file or drive.media == "disk":
+                self._open[i] = self._open_one(drive)
 
     def _open_one(self, drive: DriveConfig) -> BlockBackend:
         from emu.devices.block.open import open_image  # noqa: PLC0415 - a tiny guest has no disk
 
-        backend = open_image(drive.file, drive.format, drive.read_only, drive.snapshot)
+        read_only = drive.read_only or drive.media == "cdrom"
+        backend = open_image(drive.file, drive.format, read_only, drive.snapshot and not read_only)
         self._machine.on_close.append(backend.close)
+        if drive.media == "cdrom":
+            from emu.devices.block.iso import check_iso  # noqa: PLC0415 - as above
+
+            check_iso(drive.file, backend)
         if drive.cache == "unsafe":
             from emu.devices.block.unsafe import UnsafeCache  # noqa: PLC0415 - as above
 
             return UnsafeCache(backend)
         return backend
 
-    def ide(self, slot: int) -> BlockBackend | None:
-        """The disk in IDE slot 0 to 3 (primary master first)."""
+    def seat(self, slot: int) -> Seat:
+        """The disk or CD-ROM drive in IDE slot 0 to 3 (primary master first)."""
         for i, drive in enumerate(self._config.drives):
             if drive.interface == "ide" and drive.index == slot:
-                return self._open[i]
+                return CdRom(self._open.get(i)) if drive.media == "cdrom" else self._open[i]
         return None
+
+    def ide(self, slot: int) -> BlockBackend | None:
+        """The disk in IDE slot 0 to 3, where one is."""
+        seat = self.seat(slot)
+        return None if isinstance(seat, CdRom) else seat
+
+    def ide_costs(self) -> Iterator[Costs]:
+        """What the calls to the media on IDE cost."""
+        for i, drive in enumerate(self._config.drives):
+            if drive.interface == "ide" and i in self._open:
+                yield self._open[i].costs
 
     def virtio(self) -> Iterator[Disk]:
         """The disks of `-drive if=virtio` and of `-device virtio-blk-pci`, in order."""

@@ -1,7 +1,5 @@
 """The board `pc`: which chips, at which addresses, on which interrupts. Like QEMU's pc, as far as it goes."""
 
-import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,10 +18,10 @@ from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
 from emu.devices.fw_cfg import DMA_OFFSET, DMA_PORTS, FwCfg, e820_file, standard_items
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
-from emu.devices.ide import IdeChannel
 from emu.devices.ioapic import IoApic
 from emu.devices.lapic import Lapic
 from emu.devices.pic_8259 import Pic8259Pair
+from emu.devices.piix3_ide import Piix3Ide
 from emu.devices.pit_8254 import Pit8254
 from emu.devices.post_code import PostCode
 from emu.devices.ps2_8042 import Ps2Controller
@@ -55,6 +53,7 @@ LEVEL_IRQS: Final = 1 << SCI | sum(1 << irq for irq in set(PIRQ_IRQS))
 IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
+IDE_FUNCTION: Final = 1
 
 
 class Resettable(Protocol):
@@ -86,9 +85,7 @@ class PcBoard:
             self._irq(IRQ_KEYBOARD), self._irq(IRQ_MOUSE), set_a20=cpu.set_a20, reset=cpu.reset
         )
         self.com1 = Serial16550(irq=self._irq(IRQ_COM1), out=serial_out, clock=clock)
-        self.pm = AcpiPm(
-            clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=True
-        )
+        self.pm = AcpiPm(clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=True)
         self.control_a = SystemControlA(cpu.set_a20, cpu.reset)
         self.control_b = SystemControlB(clock, self.pit)
         self.reset_control = ResetControl(cpu.reset)
@@ -196,16 +193,18 @@ class PcBoard:
 
     def _add_disks(self) -> None:
         self.disks = Disks(self.machine, self._config)
-        channels = []
-        for i, (command, control, irq) in enumerate(IDE):
-            master, slave = self.disks.ide(2 * i), self.disks.ide(2 * i + 1)
-            channel = IdeChannel(self._irq(irq), master, slave)
+        self.ide = Piix3Ide(
+            self.machine.memory,
+            irqs=[self._irq(irq) for _, _, irq in IDE],
+            seats=[self.disks.seat(slot) for slot in range(2 * len(IDE))],
+        )
+        self.pci.add(self.ide.function, ISA_BRIDGE_SLOT, IDE_FUNCTION)
+        for i, (channel, (command, control, _)) in enumerate(zip(self.ide.channels, IDE, strict=True)):
             self.machine.pio.map(command, 8, channel.command, f"ide{i}", wide=True)
             self.machine.pio.map(control, channel.control.size, channel.control, f"ide{i}-control")
-            for costs in (channel.costs, *(disk.costs for disk in (master, slave) if disk is not None)):
-                self.machine.ledger.add_costs(costs)
-            channels.append(channel)
-        self.ide = channels
+            self.machine.ledger.add_costs(channel.costs)
+        for costs in self.disks.ide_costs():
+            self.machine.ledger.add_costs(costs)
         self.virtio_disks: list[VirtioDevice] = []
         for disk in self.disks.virtio():
             self._add_virtio(disk)
@@ -257,7 +256,7 @@ class PcBoard:
         """RESET#: every chip as after power-on."""
         chips: list[Resettable] = [self.pic, self.ioapic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
         chips += [self.vga, self.fw_cfg, self.legacy]
-        chips += [self.control_a, self.control_b, self.reset_control, *self.ide]
+        chips += [self.control_a, self.control_b, self.reset_control, self.ide]
         for chip in chips:
             chip.reset()
         self.pci.reset()

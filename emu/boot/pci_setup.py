@@ -1,8 +1,8 @@
-"""What firmware does to PCI before a kernel that is booted without firmware: places BARs, routes interrupts.
+"""What firmware does to PCI before a kernel that is booted without firmware: BARs, interrupts, IDE channels.
 
 Works through configuration space alone, as firmware does. Sources: PCI Local Bus Specification 3.0, 6.2.5.1
-(sizing); PIIX3 datasheet, 3.1.4 and 3.5.2 (PIRQRC, ELCR). Interrupts are routed as on common PC firmware, so
-that a kernel finds the same lines there.
+(sizing); PIIX3 datasheet, 3.1.4 and 3.5.2 (PIRQRC, ELCR), 2.3.8 (IDETIM). Interrupts are routed as on common
+PC firmware, so that a kernel finds the same lines there.
 """
 
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ HIGH_WINDOW = range(1 << 38, 1 << 39)
 IO_WINDOW = range(0xC000, 0x1_0000)
 PIRQ_IRQS = (10, 10, 11, 11)
 PIIX3_ID, PIRQRC = 0x7000_8086, 0x60
+PIIX3_IDE_ID, IDETIM, IDE_DECODE = 0x7010_8086, 0x40, 0x8000
 BAR_IO, BAR_64 = 0x1, 0x4
 _ONES = 0xFFFF_FFFF
 _NOBODY = 0xFFFF
@@ -71,7 +72,7 @@ class _Window:
 
 
 def set_up_pci(spaces: ConfigSpaces, elcr: Region) -> None:
-    """Place every BAR, route PIRQA-D to interrupts 10, 10, 11, 11 and enable decoding.
+    """Place every BAR, route PIRQA-D to interrupts 10, 10, 11, 11, enable decoding and the IDE channels.
 
     `elcr` is the PIC pair's edge/level register (ports 0x4D0 and 0x4D1). Raises ConfigError where the devices
     need more addresses than there are.
@@ -94,6 +95,9 @@ def set_up_pci(spaces: ConfigSpaces, elcr: Region) -> None:
             spaces.config_write(bar.slot, bar.register + 4, 4, base >> 32)
     for slot in slots:
         _route(spaces, slot, elcr)
+        if spaces.config_read(slot, VENDOR_ID, 4) == PIIX3_IDE_ID:
+            for channel in range(2):
+                spaces.config_write(slot, IDETIM + 2 * channel, 2, IDE_DECODE)
         command = spaces.config_read(slot, COMMAND, 2)
         spaces.config_write(slot, COMMAND, 2, command | COMMAND_IO | COMMAND_MEMORY | COMMAND_SERR)
 
