@@ -8,7 +8,7 @@ import pytest
 
 from emu.devices.block.raw import RawImage
 from emu.devices.virtio.blk import CONFIG, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, VirtioBlk
-from emu.devices.virtio.blk_drain import MAX_RUN_BYTES
+from emu.devices.virtio.blk_request import MAX_RUN_BYTES
 from emu.devices.virtio.spec import (
     BLK_F_CONFIG_WCE,
     BLK_F_DISCARD,

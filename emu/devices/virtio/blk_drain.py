@@ -7,16 +7,27 @@ what is wrong; so this file decides nothing on its own.
 Neighbours become one transfer: requests that follow each other in the ring, in direction and on the disk, are
 one call to the medium, and are answered together. A transfer that fails is done again request by request, so
 that an error stays with the request it belongs to. Of buffers that follow each other in guest memory, too,
-one view is made.
+one view is made. Equal requests in a row are looked at together first: `blk_bulk.py`.
 """
 
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
 
-from emu.devices.block.backend import BlockBackend
+from emu.devices.virtio.blk_bulk import LEAST, bulk_server
+from emu.devices.virtio.blk_request import (
+    HEADER_BYTES,
+    MAX_DATA_BYTES,
+    MAX_RUN_BUFFERS,
+    MAX_RUN_BYTES,
+    NEAR,
+    NEXT_WRITE,
+    Disk,
+    Request,
+    Span,
+    Transfer,
+    transfer_to,
+)
 from emu.devices.virtio.spec import (
-    BLK_S_IOERR,
     BLK_S_OK,
     BLK_T_IN,
     BLK_T_OUT,
@@ -29,49 +40,15 @@ from emu.devices.virtio.split_queue import (
     AVAIL_IDX,
     AVAIL_RING,
     MAX_CHAIN,
-    MAX_CHAIN_BYTES,
     USED_IDX,
-    Chain,
     SplitQueue,
     unpack_descriptor,
 )
-from emu.errors import DriverError, MediumError
+from emu.errors import DriverError
 
-HEADER_BYTES: Final = 16
-NEXT_WRITE: Final = DESC_F_NEXT | DESC_F_WRITE
-MAX_RUN_BYTES: Final = 1 << 20
-"""Bytes of neighbours in one transfer; a longer request is one by itself."""
-MAX_RUN_BUFFERS: Final = 256
-NEAR: Final = 4 * 4096
-"""Status bytes within that many bytes of guest memory are reported as one range."""
 unpack_three = struct.Struct("<QIIQIIQII").unpack_from
 """(buffer, offset) -> three times address, length, and flags with the next index in the upper half."""
 unpack_header = struct.Struct("<I4xQ").unpack_from
-
-Span = tuple[int, int]
-"""Guest RAM from the first address up to before the second."""
-Request = tuple[int, int, int, int, int, int, int, list[Span] | None]
-"""Head; BLK_T_IN or BLK_T_OUT; first byte on the disk and the one after the last; the same of the first
-buffer in guest memory; the status byte's address; the other buffers, None where there is one only."""
-
-
-class Disk(Protocol):
-    """What the loop needs of `VirtioBlk`."""
-
-    @property
-    def backend(self) -> BlockBackend:
-        """The medium."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that the guest can reach."""
-
-    @property
-    def stable(self) -> bool:
-        """Flush each write."""
-
-    def handle(self, chain: Chain, /) -> int:
-        """The plain path."""
 
 
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
@@ -79,7 +56,9 @@ def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
     avail, size, mask = queue.avail, queue.size, queue.mask
     ram = _low_ram(queue)
     parse = _parser(queue, disk, ram)
-    one, many = _finishers(queue, disk, ram)
+    transfer = transfer_to(disk)
+    one, many = _finishers(queue, transfer, ram)
+    bulk = bulk_server(queue, disk, transfer, ram)
 
     def drain(limit: int) -> int:
         waiting = (avail[AVAIL_IDX] - queue.last_avail) & 0xFFFF
@@ -93,10 +72,15 @@ def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
             else:
                 _plain(queue, disk)
             return 1
-        heads = avail[at : min(at + served, AVAIL_RING + size)].tolist()
+        heads = avail[at : min(at + served, AVAIL_RING + size)]
         if len(heads) < served:
-            heads += avail[AVAIL_RING : AVAIL_RING + served - len(heads)].tolist()
-        requests = [parse(head) for head in heads]
+            rest = avail[AVAIL_RING : AVAIL_RING + served - len(heads)]
+            heads = memoryview(heads.tobytes() + rest.tobytes()).cast("H")
+        requests = bulk(heads) if served >= LEAST else None
+        if requests is None:
+            requests = [parse(head) for head in heads.tolist()]
+        elif not requests:
+            return served
         requests.append(None)
         i = 0
         while i < served:
@@ -137,24 +121,10 @@ def _run_at(requests: list[Request | None], first: int) -> list[Request]:
 
 
 def _finishers(
-    queue: SplitQueue, disk: Disk, ram: memoryview
+    queue: SplitQueue, transfer: Transfer, ram: memoryview
 ) -> tuple[Callable[[Request], None], Callable[[list[Request]], None]]:
     """What moves the data of one request, or of a run of neighbours, and shows the answers."""
     used, used_ring, mask, memory = queue.used, queue.used_ring, queue.mask, queue.memory
-    readv, writev, flush = disk.backend.readv, disk.backend.writev, disk.backend.flush
-
-    def transfer(kind: int, offset: int, buffers: list[memoryview]) -> int:
-        """The status."""
-        try:
-            if kind == BLK_T_IN:
-                readv(offset, buffers)
-            else:
-                writev(offset, buffers)
-                if disk.stable:
-                    flush()
-        except MediumError:
-            return BLK_S_IOERR
-        return BLK_S_OK
 
     def one(request: Request) -> None:
         head, kind, offset, after, start, end, status_at, others = request
@@ -242,7 +212,7 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], R
     """What turns a head into a request, or into None where the shape is another one."""
     desc, size, indirect = queue.desc, queue.size, queue.indirect
     top, end, writable = len(ram), disk.size, not disk.backend.read_only
-    most = min(MAX_CHAIN_BYTES - HEADER_BYTES - 1, end)
+    most = min(MAX_DATA_BYTES, end)
     last_three, last_header = size - 3, top - HEADER_BYTES
 
     def parse(head: int) -> Request | None:
