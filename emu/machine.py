@@ -72,6 +72,8 @@ class Machine:
         self.serial_input: Callable[[bytes], None] = _no_serial
         self.serial_room: Callable[[], int] = _no_room
         self.char_ports: dict[str, CharPort] = {}
+        self.screen_text: Callable[[], str] = str
+        self.type_text: Callable[[str], None] = _no_keyboard
         self.boot: Callable[[], StartState] = _no_boot
         self.on_close: list[Callable[[], None]] = []
         self.on_reset: list[Callable[[], None]] = []
@@ -326,6 +328,10 @@ def _one_core(wanted: bool) -> Iterator[None]:
 
 def _no_serial(_data: bytes) -> None:
     """No serial port."""
+
+
+def _no_keyboard(_text: str) -> None:
+    """No keyboard."""
 
 
 def _no_post(_code: int) -> None:

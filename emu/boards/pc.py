@@ -8,6 +8,7 @@ from emu.boards.disks import Disk, Disks
 from emu.boards.firmware import SCI, Addresses, Loader, hardware_of
 from emu.boards.input import SerialFeed
 from emu.boards.legacy import LegacyChips, map_debugcon
+from emu.boards.typist import Typist
 from emu.boot.pci_setup import PIRQ_IRQS
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
@@ -25,12 +26,14 @@ from emu.devices.piix3_ide import Piix3Ide
 from emu.devices.pit_8254 import Pit8254
 from emu.devices.post_code import PostCode
 from emu.devices.ps2_8042 import Ps2Controller
+from emu.devices.ps2_keyboard import Ps2Keyboard
+from emu.devices.ps2_mouse import Ps2Mouse
 from emu.devices.rtc_mc146818 import RtcMc146818
 from emu.devices.serial_16550 import Serial16550
 from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
 from emu.devices.vga_text import BASE as VGA
 from emu.devices.vga_text import PORTS as VGA_PORTS
-from emu.devices.vga_text import VgaText
+from emu.devices.vga_text import TEXT_MEMORY, TEXT_SIZE, VgaText
 from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
@@ -84,6 +87,10 @@ class PcBoard:
         self.ps2 = Ps2Controller(
             self._irq(IRQ_KEYBOARD), self._irq(IRQ_MOUSE), set_a20=cpu.set_a20, reset=cpu.reset
         )
+        self.keyboard = Ps2Keyboard(self.ps2.keyboard.ready, lambda: self.ps2.translated)
+        self.mouse = Ps2Mouse(self.ps2.aux.ready)
+        self.ps2.keyboard.device, self.ps2.aux.device = self.keyboard, self.mouse
+        self.typist = Typist(clock, self.keyboard, machine.post)
         self.com1 = Serial16550(irq=self._irq(IRQ_COM1), out=serial_out, clock=clock)
         self.pm = AcpiPm(clock, sci=self._irq(IRQ_SCI), on_power_off=self._power_off, always_acpi=True)
         self.control_a = SystemControlA(cpu.set_a20, cpu.reset)
@@ -246,6 +253,11 @@ class PcBoard:
             raise ConfigError(f"-device pc-testdev: {error}; give it once") from None
         self.machine.mmio.map(testdev.MEMORY, testdev.PlainBytes(testdev.MEMORY_SIZE), "testdev-memory")
 
+    def screen_text(self) -> str:
+        """The text screen's lines, without the blanks at their ends; empty in graphics modes."""
+        memory = self.machine.memory
+        return self.vga.text(memory.view(TEXT_MEMORY, TEXT_SIZE))
+
     def _debug_exit(self, status: int) -> None:
         self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, status >> 1))
 
@@ -255,7 +267,7 @@ class PcBoard:
     def reset(self) -> None:
         """RESET#: every chip as after power-on."""
         chips: list[Resettable] = [self.pic, self.ioapic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
-        chips += [self.vga, self.fw_cfg, self.legacy]
+        chips += [self.vga, self.fw_cfg, self.legacy, self.keyboard, self.mouse]
         chips += [self.control_a, self.control_b, self.reset_control, self.ide]
         for chip in chips:
             chip.reset()
@@ -301,6 +313,7 @@ def assemble_pc(config: MachineConfig, serial_out: Callable[[bytes], object]) ->
         machine.on_reset.append(board.reset)
         feed = SerialFeed(machine.vcpu, board.com1)
         machine.serial_input, machine.serial_room = feed.write, feed.room
+        machine.screen_text, machine.type_text = board.screen_text, board.typist.type_text
         machine.boot = board.make_boot()
         machine.power_on(board.lapic, config.engine)
     except BaseException:

@@ -1,4 +1,4 @@
-"""The registers of a VGA in text mode, kept and given back; what is in text memory nobody shows.
+"""The registers of a VGA in text mode, kept and given back, and the text that they make of its memory.
 
 Source: IBM PS/2 Video Subsystem Technical Reference (1992), VGA function: 2-41 to 2-107. Text memory at
 0xB8000 is the board's plain RAM. Ports are those of the colour address (0x3D4, 0x3DA).
@@ -12,6 +12,13 @@ DAC_READ, DAC_WRITE, DAC_DATA, MISC_READ, GRAPHICS = 0x07, 0x08, 0x09, 0x0C, 0x0
 CRTC, STATUS = 0x14, 0x1A
 RETRACE_BITS = 0x09  # display disabled, vertical retrace
 MISC_COLOUR = 0x67  # mode 3: RAM enabled, colour addresses
+TEXT_MEMORY, TEXT_SIZE = 0xB8000, 0x8000
+HORIZONTAL_END, OVERFLOW, MAX_SCAN_LINE, START_HIGH, START_LOW, OFFSET, VERTICAL_END = (
+    *(0x01, 0x07, 0x09, 0x0C, 0x0D),
+    *(0x13, 0x12),
+)
+GRAPHICS_MISC, GRAPHICS_MODE = 0x06, 0x01
+COLUMNS, ROWS, MOST_COLUMNS, MOST_ROWS = 80, 25, 160, 100
 
 NAMES = {
     ATTRIBUTE: "ATTR", ATTRIBUTE_READ: "ATTR data", MISC: "MISC/IS0", SEQUENCER: "SEQ index",
@@ -107,6 +114,31 @@ class VgaText:
             pass  # feature control: no bit of use
         else:
             raise AccessError(Fault.NO_REGISTER)
+
+    def text(self, memory: memoryview) -> str:
+        """The lines on the screen by code page 437; `memory` are the 32 KiB of text. Empty in graphics."""
+        if self.graphics.values[GRAPHICS_MISC] & GRAPHICS_MODE:
+            return ""
+        columns, rows, start, pitch = self._geometry()
+        characters = bytes(memory[::2])
+        cells = len(characters)
+        lines = []
+        for row in range(rows):
+            at = (start + row * pitch) % cells
+            line = (characters + characters)[at : at + columns]
+            lines.append(line.replace(b"\0", b" ").decode("cp437").rstrip())
+        return "\n".join(lines)
+
+    def _geometry(self) -> tuple[int, int, int, int]:
+        """Columns, rows, the first cell, cells from row to row; 80 by 25 where nobody has set a mode."""
+        crtc = self.crtc.values
+        start = crtc[START_HIGH] << 8 | crtc[START_LOW]
+        if not crtc[HORIZONTAL_END] or not crtc[VERTICAL_END]:
+            return COLUMNS, ROWS, start, COLUMNS
+        columns = min(crtc[HORIZONTAL_END] + 1, MOST_COLUMNS)
+        lines = 1 + crtc[VERTICAL_END] + ((crtc[OVERFLOW] & 0x02) << 7) + ((crtc[OVERFLOW] & 0x40) << 3)
+        rows = min(lines // ((crtc[MAX_SCAN_LINE] & 0x1F) + 1), MOST_ROWS)
+        return columns, rows, start, 2 * crtc[OFFSET] or columns
 
     def register_name(self, offset: int, _is_write: bool) -> str:
         """The reference's name."""

@@ -10,6 +10,7 @@ from emu.devices.vga_text import (
     MISC,
     MISC_READ,
     STATUS,
+    TEXT_SIZE,
     VgaText,
 )
 
@@ -72,3 +73,35 @@ def test_every_port_and_value_is_taken_or_refused() -> None:
                     assert access() in (None, *range(256))
                 except AccessError:
                     assert vga.register_name(offset, False) in ("reserved", "ATTR data", "MISC")
+
+
+def screen(*lines: bytes, pitch: int = 80) -> memoryview:
+    content = bytearray(b" \x07" * (TEXT_SIZE // 2))
+    for row, line in enumerate(lines):
+        content[2 * pitch * row : 2 * (pitch * row + len(line)) : 2] = line
+    return memoryview(content)
+
+
+def test_the_text_on_the_screen_is_read_by_code_page_437() -> None:
+    lines = VgaText().text(screen(b"hello", b"\xcd\xcd\0x")).split("\n")
+    assert (len(lines), lines[:3]) == (25, ["hello", "\u2550\u2550 x", ""])
+
+
+def test_scrolling_by_the_start_address_wraps_around() -> None:
+    chip = VgaText()
+    for index, value in ((0x0C, 0x3F), (0x0D, 0xB0)):  # a line before the end of the memory
+        chip.write(0x14, 1, index)
+        chip.write(0x15, 1, value)
+    assert chip.text(screen(b"first")).split("\n")[1] == "first"
+
+
+def test_a_graphics_mode_has_no_text_and_another_geometry_has_its_own_lines() -> None:
+    chip = VgaText()
+    for index, value in ((0x01, 39), (0x12, 0x8F), (0x07, 0x1F), (0x09, 0x47), (0x13, 20)):
+        chip.write(0x14, 1, index)
+        chip.write(0x15, 1, value)
+    lines = chip.text(screen(b"a", b"b", pitch=40)).split("\n")
+    assert (len(lines), lines[:3]) == (50, ["a", "b", ""])
+    chip.write(0x0E, 1, 6)
+    chip.write(0x0F, 1, 1)
+    assert chip.text(screen(b"a")) == ""
