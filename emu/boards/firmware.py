@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from emu import __version__
 from emu.boot.acpi import Hardware, build_acpi
 from emu.boot.bios_data import BASE as BIOS_DATA
 from emu.boot.bios_data import DUMMY_HANDLER, IRET, build_bios_data, build_vectors
@@ -10,6 +11,8 @@ from emu.boot.mptable import Chips, build_mp_tables
 from emu.boot.pci_setup import HIGH_WINDOW, MEMORY_WINDOW, PIRQ_IRQS, interrupt_wires, set_up_pci
 from emu.boot.placement import LOW_END
 from emu.boot.recognise import ImageKind, recognise
+from emu.boot.smbios import Machine as SmbiosMachine
+from emu.boot.smbios import build_smbios
 from emu.bus.memory import GuestMemory
 from emu.bus.pci import PciBus, pirq_of
 from emu.config import MachineConfig
@@ -19,7 +22,7 @@ from emu.devices import ioapic, lapic
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.errors import ConfigError
 
-ACPI_TABLES, MP_TABLES = 0xE_0000, 0xF_0000
+ACPI_TABLES, MP_TABLES, SMBIOS = 0xE_0000, 0xF_0000, 0xF_1000
 SCI = 9
 
 
@@ -77,9 +80,14 @@ class Loader:
             (LOW_END, b"\x01"),
             (ACPI_TABLES, build_acpi(ACPI_TABLES, hardware_of(self._addresses, level))),
             (MP_TABLES, mp_tables),
+            (SMBIOS, build_smbios(SMBIOS, self._described(signature, features))),
         ):
             self._memory.view(base, len(content))[:] = content
             self._memory.written(base, len(content))
+
+    def _described(self, signature: int, features: int) -> SmbiosMachine:
+        ram = [(piece.gpa, piece.size) for piece in self._memory.ranges]
+        return SmbiosMachine(__version__, ram, signature, features)
 
     def _load_kernel(self) -> EntryState:
         config = self._config
