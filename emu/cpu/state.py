@@ -20,9 +20,9 @@ Mode = Literal["real", "protected32", "long64"]
 class StartState:
     """Where a CPU begins: `mode`, the address of the first instruction, general registers by name.
 
-    In real mode `cs` is the segment (base = cs * 16, or `cs_base` where that is given) and `rip` the offset. `cr3` counts in long64 only. `gdt`
-    is the address of a table of flat descriptors, 0 for none; the last is the data's. `selectors` are code
-    and data.
+    In real mode `cs` is the segment (base = cs * 16, or `cs_base` where that is given) and `rip` the offset.
+    `cr3` counts in long64 only. `gdt` is the address of a table of flat descriptors, 0 for none; the last is
+    the data's. `selectors` are code and data.
     """
 
     mode: Mode

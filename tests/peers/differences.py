@@ -7,7 +7,7 @@ from tests.peers.oracle import Difference
 PIIX3_UNUSED: Final = (0x4C, 0x4E, 0x69, 0x70, 0x76, 0x77, 0x78, 0xA0, 0xA8)
 IDENTIFY_NAMES: Final = (*range(10, 20), *range(23, 47))
 IDENTIFY_RETIRED: Final = (4, 5, 20, 21, 22, 48, 52)
-IDENTIFY_DMA: Final = (49, 50, 53, 62, 63, 65, 66, 69, 80, 81, 82, 85, 88, 106, 169)
+IDENTIFY_OPTIONS: Final = (50, 62, 69, 80, 81, 82, 85, 106, 169)
 
 KNOWN: Final[tuple[Difference, ...]] = (
     Difference(
@@ -167,15 +167,6 @@ KNOWN: Final[tuple[Difference, ...]] = (
     ),
     Difference(
         chip="pci",
-        what="the PIIX has no IDE function",
-        why="the channels are at their legacy ports, PIO only",
-        script="outl 0xcf8 0x80000900; inl 0xcfc",
-        ours=(0xFFFF_FFFF,),
-        theirs=(0x7010_8086,),
-        unseen={"pci 01.1 0x00": 0xFFFF_FFFF},
-    ),
-    Difference(
-        chip="pci",
         what="the PIIX has no power management function",
         why="the PM registers are at a fixed place, which the FADT names: nothing looks for the function",
         script="outl 0xcf8 0x80000b00; inl 0xcfc",
@@ -269,12 +260,12 @@ KNOWN: Final[tuple[Difference, ...]] = (
     ),
     Difference(
         chip="ide",
-        what="IDENTIFY offers no DMA, and says so of its write cache and standards",
-        why="the drive is PIO only: the words of DMA modes, their timing and optional features follow",
-        script="outb 0x1f6 0xa0; outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 50,
-        ours=(0x0A00,),
-        theirs=(0x0B00,),
-        unseen={f"identify {word}": 0xFFFF for word in IDENTIFY_DMA},
+        what="IDENTIFY names other standards and optional features",
+        why="it says what this drive has: words of single-word DMA, of standards, write cache and trimming",
+        script="outb 0x1f6 0xa0; outb 0x1f7 0xec; settle 0x3f6" + "; inw 0x1f0" * 51,
+        ours=(0x4000,),
+        theirs=(0,),
+        unseen={f"identify {word}": 0xFFFF for word in IDENTIFY_OPTIONS},
     ),
     Difference(
         chip="ide",

@@ -327,14 +327,14 @@ class Failing(RawImage):
 
     def readv(self, offset: int, buffers: object) -> None:
         self._check(offset, buffers)
-        super().readv(offset, buffers)  # type: ignore[arg-type]
+        super().readv(offset, buffers)  # type: ignore[arg-type]  # as it came
 
     def writev(self, offset: int, buffers: object) -> None:
         self._check(offset, buffers)
         super().writev(offset, buffers)  # type: ignore[arg-type]
 
     def _check(self, offset: int, buffers: object) -> None:
-        if offset <= 1536 < offset + sum(map(len, buffers)):  # type: ignore[call-overload]
+        if offset <= 1536 < offset + sum(map(len, buffers)):  # type: ignore[call-overload]  # as it came
             raise MediumError("bad sector", errno.EIO)
 
 
