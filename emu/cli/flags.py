@@ -39,15 +39,14 @@ DRIVE_KEYS = ("file", "if", "format", "readonly", "snapshot", "id", "index", "me
 INTERFACES: Mapping[str, DriveInterface] = {"ide": "ide", "virtio": "virtio", "none": "none"}
 ENGINES: Mapping[str, EngineChoice] = {"auto": "auto", "fast": "fast", "public": "public"}
 EXITS_WORDS = ("symbols", "time")
+BOOT_LETTERS = "acdn"
 CHARDEVS = ("stdio", "null", "file", "pty", "socket")
 CHARDEV_KEYS = ("backend", "id", "path", "mux", "server", "wait")
 SERIALS_LATER = ("vc", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
 
 LATER: Mapping[str, str] = {
-    "bios": "without firmware, -kernel FILE or an IMAGE boots",
-    "pflash": "without firmware, -kernel FILE or an IMAGE boots",
-    "L": "without firmware, -kernel FILE or an IMAGE boots",
-    "boot": "without firmware, -kernel FILE or an IMAGE boots",
+    "pflash": "-bios FILE gives firmware",
+    "L": "-bios FILE gives firmware, also from QEMU's data folders",
     "cdrom": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "fda": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "fdb": "-drive file=FILE,if=ide or if=virtio gives a disk",
@@ -60,7 +59,6 @@ LATER: Mapping[str, str] = {
     "D": "--exits=symbols and --trace FILE.json show what the guest does",
     "mon": "-monitor none is the monitor so far",
     "enable-kvm": "-accel tcg is the accelerator",
-    "debugcon": "port 0xe9 is there without it",
     "icount": "guest time is the host's; --exits counts exactly without it",
     "parallel": "-serial is there",
     "vnc": "-display none and -nographic are there",
@@ -73,7 +71,6 @@ LATER: Mapping[str, str] = {
     "fw_cfg": "-append and -initrd reach the guest",
     "smbios": "-append and -initrd reach the guest",
     "acpitable": "-append and -initrd reach the guest",
-    "global": "give the property to -device",
     "set": "give the property to -device",
     "readconfig": "give the flags themselves",
     "incoming": "start the guest from its image",
@@ -216,10 +213,44 @@ def _chardev(draft: Draft, text: str) -> None:
 
 
 def _machine(draft: Draft, text: str) -> None:
-    values = unique_keys(key_values(text, "type"), ("type", "accel"))
+    values = unique_keys(key_values(text, "type"), ("type", "accel", "graphics"))
     choice("machine", values.get("type", "pc"), ("pc",))
     if "accel" in values:
         _accel(draft, values["accel"])
+    if "graphics" in values:
+        draft.config = replace(draft.config, graphics=switch("graphics", values["graphics"]))
+
+
+def _boot(draft: Draft, text: str) -> None:
+    values = unique_keys(key_values(text, "order"), ("order", "once", "menu", "strict"))
+    for key in ("once", "strict"):
+        if key in values:
+            raise ConfigError(f"{key}= is not supported yet; order= and menu= are")
+    order = values.get("order", draft.config.boot_order)
+    if not order or set(order) - set(BOOT_LETTERS) or len(set(order)) < len(order):
+        raise ConfigError(f'"{order}" is no order of a (floppy), c (disk), d (CD), n (network), each once')
+    menu = switch("menu", values.get("menu", "off"))
+    draft.config = replace(draft.config, boot_order=order, boot_menu=menu)
+
+
+def _debugcon(draft: Draft, text: str) -> None:
+    kind, _, rest = text.partition(":")
+    if text not in ("stdio", "null") and (kind != "file" or not rest):
+        raise ConfigError(f'"{text}" is not known; use stdio, null or file:PATH')
+    draft.config = replace(draft.config, debugcon=text)
+
+
+def _global(draft: Draft, text: str) -> None:
+    name, _, value = text.partition("=")
+    if name != "isa-debugcon.iobase":
+        raise ConfigError(f'"{name}" is not supported yet; isa-debugcon.iobase=PORT is')
+    port = number("isa-debugcon.iobase", value, 0, 0xFFFF)
+    draft.config = replace(draft.config, debugcon_port=port)
+
+
+def _vga(draft: Draft, text: str) -> None:
+    choice("vga", text, ("std", "none"))
+    draft.config = replace(draft.config, vga=text == "std")
 
 
 def _accel(_draft: Draft, text: str) -> None:
@@ -278,6 +309,7 @@ def _set_text(name: str) -> Callable[[Draft, str], None]:
     """A flag whose value is a field of the configuration."""
     setters: Mapping[str, Callable[[MachineConfig, str], MachineConfig]] = {
         "kernel": lambda config, text: replace(config, kernel=text),
+        "bios": lambda config, text: replace(config, bios=text),
         "initrd": lambda config, text: replace(config, initrd=text),
         "append": lambda config, text: replace(config, append=text),
         "trace": lambda config, text: replace(config, trace=text),
@@ -309,6 +341,10 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("kernel", "FILE", _set_text("kernel"), "boot this kernel: ELF (PVH, multiboot), bzImage"),
     Option("initrd", "FILE", _set_text("initrd"), "the kernel's first module or initial RAM disk"),
     Option("append", "TEXT", _set_text("append"), "the kernel's command line"),
+    Option("bios", "FILE", _set_text("bios"), "run this firmware; without a kernel SeaBIOS runs"),
+    Option("boot", "[order=]LETTERS[,menu=on]", _boot, "firmware's order: c disk, d CD, a floppy, n network"),
+    Option("debugcon", "stdio|file:PATH|null", _debugcon, "where the debug port goes"),
+    Option("global", "isa-debugcon.iobase=PORT", _global, "the debug port's number, default 0xe9"),
     Option(
         "drive",
         "file=FILE[,if=ide|virtio|none][,...]",
@@ -341,7 +377,7 @@ TABLE: tuple[Option[Draft], ...] = (
         "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A H lists the keys",
     ),
     Option("display", "none", _only("none", instead="there is no window; use none"), "no window is made"),
-    Option("vga", "none", _only("none", instead="there is no screen; use none"), "no screen is built"),
+    Option("vga", "std|none", _vga, "firmware's text screen, or none"),
     Option("monitor", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
     Option("qmp", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
     Option("nic", "none", _NO_NET, "no network device"),
@@ -395,8 +431,12 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     serial = _chosen_serial(draft)
     config = replace(draft.config, serial=serial, chardevs=_used_chardevs(draft, serial))
     config = _place_image(config, draft.image, is_kernel)
-    if config.kernel is None:
-        raise ConfigError("nothing to boot: give an IMAGE or -kernel FILE")
+    if draft.nographic:
+        config = replace(config, graphics=False)
+    if config.kernel is None and config.bios is None and not config.drives:
+        raise ConfigError("nothing to boot: give an IMAGE, -kernel FILE, -drive file=FILE or -bios FILE")
+    if config.kernel is None and (config.initrd is not None or config.append):
+        raise ConfigError(f"{'-append' if config.append else '-initrd'} needs -kernel FILE")
     drives = tuple(replace(drive, snapshot=True) if draft.snapshot else drive for drive in config.drives)
     config = replace(config, drives=_number_slots(drives))
     _check_references(config)
@@ -451,9 +491,7 @@ def _place_image(config: MachineConfig, image: str | None, is_kernel: Callable[[
     """The positional IMAGE is the kernel, or the first IDE disk as in QEMU."""
     if image is None:
         return config
-    if config.kernel is None:
-        if not is_kernel(image):
-            raise ConfigError(f"{image}: booting a disk needs firmware: not supported yet; add -kernel FILE")
+    if config.kernel is None and config.bios is None and is_kernel(image):
         return replace(config, kernel=image)
     disk = DriveConfig(file=image, interface="ide", index=0)
     return replace(config, drives=(*config.drives, disk))

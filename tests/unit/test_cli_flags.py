@@ -128,6 +128,20 @@ def test_exits_takes_words_and_a_file(flag: str, exits: ExitsConfig) -> None:
     assert machine(flag, "k.elf").exits == exits
 
 
+def test_a_disk_boots_by_firmware_and_flags_say_how() -> None:
+    assert machine("disk.img").drives == (DriveConfig("disk.img", "ide", index=0),)
+    config = machine("-bios", "b.bin", "-boot", "order=dc,menu=on", "-vga", "none", "-nographic")
+    assert (config.bios, config.boot_order, config.boot_menu) == ("b.bin", "dc", True)
+    assert (config.vga, config.graphics, config.kernel) == (False, False, None)
+    assert machine("k.elf", "-boot", "n").boot_order == "n"
+    assert not machine("-M", "pc,graphics=off", "k.elf").graphics
+
+
+def test_the_debug_port_goes_where_it_is_told() -> None:
+    config = machine("d.img", "-debugcon", "file:log", "-global", "isa-debugcon.iobase=0x402")
+    assert (config.debugcon, config.debugcon_port) == ("file:log", 0x402)
+
+
 def test_exits_leaves_the_next_word_alone() -> None:
     assert machine("--exits", "k.elf").kernel == "k.elf"
 
@@ -135,21 +149,25 @@ def test_exits_leaves_the_next_word_alone() -> None:
 def test_flags_that_ask_for_what_is_so_anyway_change_nothing() -> None:
     valued = {"-M": "pc,accel=tcg", "-accel": "tcg,thread=single", "-cpu": "max", "-smp": "cpus=1"}
     words = [word for pair in valued.items() for word in pair]
-    for name in ("-display", "-vga", "-monitor", "-qmp", "-nic", "-net"):
+    for name in ("-display", "-monitor", "-qmp", "-nic", "-net"):
         words += [name, "none"]
-    assert machine("k.elf", *words, "-no-user-config", "-nographic") == machine("k.elf")
+    assert machine("k.elf", *words, "-no-user-config") == machine("k.elf")
 
 
 REFUSALS = {
     "-kernal k": "-kernal: no such flag; the nearest is -kernel",
     "--timout 3": "--timout: no such flag; the nearest is -timeout",
-    "-bios x": "-bios: not supported yet; without firmware, -kernel FILE or an IMAGE boots",
-    "-L x": "-L: not supported yet; without firmware, -kernel FILE or an IMAGE boots",
+    "-L x": "-L: not supported yet; -bios FILE gives firmware, also from QEMU's data folders",
+    "-boot x": '-boot: "x" is no order of a (floppy), c (disk), d (CD), n (network), each once',
+    "-boot cc": '-boot: "cc" is no order of a (floppy), c (disk), d (CD), n (network), each once',
+    "-boot once=d": "-boot: once= is not supported yet; order= and menu= are",
+    "-debugcon x": '-debugcon: "x" is not known; use stdio, null or file:PATH',
+    "-global x.y=1": '-global: "x.y" is not supported yet; isa-debugcon.iobase=PORT is',
     "-kernel": "-kernel: needs a value: -kernel FILE",
     "--no-reboot=1": "-no-reboot: takes no value",
-    "-append x": "nothing to boot: give an IMAGE or -kernel FILE",
+    "-append x": "nothing to boot: give an IMAGE, -kernel FILE, -drive file=FILE or -bios FILE",
+    "-bios b -append x": "-append needs -kernel FILE",
     "a.elf b.elf": '"b.elf": one IMAGE is enough, "a.elf" came before it',
-    "disk.img": "disk.img: booting a disk needs firmware: not supported yet; add -kernel FILE",
     "k.elf -device virtio-blk-pc": '-device: "virtio-blk-pc" is not known; the nearest is virtio-blk-pci',
     "k.elf -device e1000": "-device: e1000: not supported yet; network devices are still to come",
     "k.elf -device virtio-blk-pci": "-device: virtio-blk-pci needs drive=",

@@ -54,7 +54,7 @@ def test_no_subcommand_is_a_bad_command_line() -> None:
     [
         (("smoek",), 'emu: "smoek" is no subcommand; the nearest is smoke\n'),
         (("serve",), "emu: serve: not built yet; emu paths lists the ways that are\n"),
-        (("run",), "emu: nothing to boot: give an IMAGE or -kernel FILE\n"),
+        (("run",), "emu: nothing to boot: give an IMAGE, -kernel FILE, -drive file=FILE or -bios FILE\n"),
         (("run", "-kernal"), "emu: -kernal: no such flag; the nearest is -kernel\n"),
         (
             ("run", "/nonexistent/x"),
