@@ -24,6 +24,7 @@ from emu.config import (
     DeviceConfig,
     DriveConfig,
     DriveInterface,
+    DriveMedia,
     EngineChoice,
     ExitsConfig,
     MachineConfig,
@@ -36,6 +37,7 @@ RAM_MIN, RAM_MAX = 1 << 20, 1 << 40
 IDE_SLOTS = 4
 CACHE_MODES = ("writeback", "none", "writethrough", "directsync", "unsafe")
 DRIVE_KEYS = ("file", "if", "format", "readonly", "snapshot", "id", "index", "media", "cache")
+MEDIA: Mapping[str, DriveMedia] = {"disk": "disk", "cdrom": "cdrom"}
 INTERFACES: Mapping[str, DriveInterface] = {"ide": "ide", "virtio": "virtio", "none": "none"}
 ENGINES: Mapping[str, EngineChoice] = {"auto": "auto", "fast": "fast", "public": "public"}
 EXITS_WORDS = ("symbols", "time")
@@ -47,7 +49,6 @@ SERIALS_LATER = ("vc", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "
 LATER: Mapping[str, str] = {
     "pflash": "-bios FILE gives firmware",
     "L": "-bios FILE gives firmware, also from QEMU's data folders",
-    "cdrom": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "fda": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "fdb": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "blockdev": "-drive file=FILE,if=none,id=ID gives the same disk",
@@ -120,15 +121,17 @@ def _memory(draft: Draft, text: str) -> None:
 
 def _drive(draft: Draft, text: str) -> None:
     values = unique_keys(key_values(text), DRIVE_KEYS)
-    if not values.get("file"):
+    media = MEDIA[choice("media", values.get("media", "disk"), MEDIA)]
+    if not values.get("file") and media == "disk":
         raise ConfigError("needs file=FILE")
-    choice("media", values.get("media", "disk"), ("disk",))
     interface = INTERFACES[choice("if", values.get("if", "ide"), INTERFACES)]
+    if media == "cdrom" and interface != "ide":
+        raise ConfigError("media=cdrom needs if=ide")
     index = values.get("index")
     if index is not None and interface == "none":
         raise ConfigError("index= needs if=ide or if=virtio")
     drive = DriveConfig(
-        file=values["file"],
+        file=values.get("file", ""),
         interface=interface,
         format=choice("format", values["format"], ("raw", "qcow2")) if "format" in values else None,
         read_only=switch("readonly", values.get("readonly", "off")),
@@ -136,13 +139,14 @@ def _drive(draft: Draft, text: str) -> None:
         id=values.get("id"),
         index=None if index is None else number("index", index, 0, 31),
         cache=choice("cache", values.get("cache", "writeback"), CACHE_MODES),
+        media=media,
     )
     draft.config = replace(draft.config, drives=(*draft.config.drives, drive))
 
 
-def _ide_disk(index: int) -> Callable[[Draft, str], None]:
+def _ide(index: int, media: DriveMedia = "disk") -> Callable[[Draft, str], None]:
     def apply(draft: Draft, text: str) -> None:
-        drive = DriveConfig(file=text, interface="ide", index=index)
+        drive = DriveConfig(file=text, interface="ide", index=index, media=media)
         draft.config = replace(draft.config, drives=(*draft.config.drives, drive))
 
     return apply
@@ -349,12 +353,13 @@ TABLE: tuple[Option[Draft], ...] = (
         "drive",
         "file=FILE[,if=ide|virtio|none][,...]",
         _drive,
-        "a disk; also format=raw|qcow2, readonly=, snapshot=, id=, index=, media=disk, cache=",
+        "a disk; also format=raw|qcow2, readonly=, snapshot=, id=, index=, media=disk|cdrom, cache=",
     ),
-    Option("hda", "FILE", _ide_disk(0), "the first IDE disk; -hdb, -hdc, -hdd are the others"),
-    Option("hdb", "FILE", _ide_disk(1), "the second IDE disk"),
-    Option("hdc", "FILE", _ide_disk(2), "the third IDE disk"),
-    Option("hdd", "FILE", _ide_disk(3), "the fourth IDE disk"),
+    Option("hda", "FILE", _ide(0), "the first IDE disk; -hdb, -hdc, -hdd are the others"),
+    Option("hdb", "FILE", _ide(1), "the second IDE disk"),
+    Option("hdc", "FILE", _ide(2), "the third IDE disk"),
+    Option("hdd", "FILE", _ide(3), "the fourth IDE disk"),
+    Option("cdrom", "FILE", _ide(2, "cdrom"), "a CD-ROM drive in the third IDE slot, with this disc"),
     Option("snapshot", None, _mark("snapshot"), "keep every write off the disk files"),
     Option("device", "DRIVER[,PROP=VALUE...]", _device, "add a device; see emu devices"),
     Option("object", "KIND,id=ID[,...]", _object, "what a -device refers to; see emu devices"),
@@ -504,7 +509,8 @@ def _number_slots(drives: tuple[DriveConfig, ...]) -> tuple[DriveConfig, ...]:
         if drive.index is not None:
             slot = (drive.interface, drive.index)
             if slot in taken:
-                raise ConfigError(f"{drive.file}: {drive.interface} index={drive.index} is taken already")
+                name = drive.file or "an empty CD-ROM drive"
+                raise ConfigError(f"{name}: {drive.interface} index={drive.index} is taken already")
             taken.add(slot)
     placed = []
     for drive in drives:

@@ -68,6 +68,18 @@ def test_a_drive_is_ide_unless_told_otherwise_and_takes_the_lowest_free_slot() -
     assert places == {"a": ("ide", 0), "b": ("ide", 2), "c": ("virtio", 0), "d": ("ide", 1)}
 
 
+def test_a_cd_rom_is_the_third_ide_drive_unless_told_otherwise() -> None:
+    config = machine("k.elf", "-cdrom", "a.iso", "-drive", "file=b")
+    assert config.drives == (DriveConfig("a.iso", index=2, media="cdrom"), DriveConfig("b", index=0))
+    config = machine("k.elf", "-drive", "if=ide,media=cdrom", "-drive", "file=c.iso,media=cdrom,index=3")
+    assert config.drives == (
+        DriveConfig("", index=0, media="cdrom"),
+        DriveConfig("c.iso", index=3, media="cdrom"),
+    )
+    assert refused("k.elf", "-cdrom", "a", "-hdc", "b") == "b: ide index=2 is taken already"
+    assert refused("k.elf", "-drive", "file=a,media=cdrom,if=virtio") == "-drive: media=cdrom needs if=ide"
+
+
 def test_snapshot_covers_every_drive_wherever_it_stands() -> None:
     drives = machine("-drive", "file=a", "-snapshot", "-hdb", "b", "k.elf").drives
     assert [drive.snapshot for drive in drives] == [True, True]
