@@ -300,6 +300,9 @@ class IdeChannel:
     def _command(self, opcode: int) -> None:
         if self._control & SRST:
             return
+        if self._selected.intrq:  # negated by the write, so that the command's own is an edge (7.4.4)
+            self._selected.intrq = False
+            self.update_irq()
         if opcode == EXECUTE_DEVICE_DIAGNOSTIC and not self._empty:
             self._end_reset()
             self._selected.intrq = self._selected.present

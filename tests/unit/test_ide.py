@@ -318,6 +318,12 @@ def test_the_disabled_interrupt_is_kept_and_shown_later(host: Host) -> None:
     assert not host.line.level
 
 
+def test_a_command_ends_the_interrupt_before_it(host: Host) -> None:
+    host.outb(7, 0xE7)
+    host.outb(7, 0xE7)
+    assert host.line.levels == [True, False, True]
+
+
 def test_software_reset_ends_a_transfer_and_shows_the_signature(host: Host) -> None:
     host.lba28(WRITE, 5, 1)
     host.give(bytes(100))
