@@ -8,6 +8,9 @@ from typing import Final
 
 TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
 MISC_FEATURES_ENABLES, MCG_CAP, MCG_STATUS, MISC_ENABLE = 0x140, 0x179, 0x17A, 0x1A0
+MTRR_CAP, MTRR_PHYSBASE0, MTRR_DEF_TYPE, MTRR_VARIABLE = 0xFE, 0x200, 0x2FF, 8
+MTRR_FIXED: Final = (0x250, 0x258, 0x259, *range(0x268, 0x270))
+"""Memory type ranges keep their values; every type is write-back here, and CPUID does not show them."""
 
 NATIVE: Final = (
     0x174, 0x175, 0x176,                                # SYSENTER_CS, _ESP, _EIP
@@ -30,6 +33,9 @@ class MsrTable:
         for index, value in ((PLATFORM_ID, 0), (MISC_ENABLE, 1), (MISC_FEATURES_ENABLES, 0)):
             self._plain(index, value)
         self.add(BIOS_SIGN_ID, lambda: 0, lambda _value: True)
+        self.add(MTRR_CAP, lambda: MTRR_VARIABLE | 1 << 8, lambda _value: False)  # with the fixed ranges
+        for index in (*range(MTRR_PHYSBASE0, MTRR_PHYSBASE0 + 2 * MTRR_VARIABLE), *MTRR_FIXED, MTRR_DEF_TYPE):
+            self._plain(index, 0)
         self.add(MCG_CAP, lambda: 0, lambda _value: False)  # machine checks, of no bank
         self.add(MCG_STATUS, lambda: 0, lambda value: value == 0)
 
