@@ -1,7 +1,8 @@
-"""Peers: a test marked `peer("program")` needs that program."""
+"""Peers: a test marked `peer("program")` needs that program, or file."""
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip by the program's name where it is missing; fail where EMU_REQUIRE_PEERS=1."""
     for marker in item.iter_markers("peer"):
         for program in marker.args:
-            if shutil.which(program) is not None:
+            if shutil.which(program) is not None or Path(program).is_file():
                 continue
             if os.environ.get("EMU_REQUIRE_PEERS") == "1":
                 pytest.fail(f"{program} is missing, and EMU_REQUIRE_PEERS=1", pytrace=False)
