@@ -9,6 +9,7 @@ from emu.boards.firmware import SCI, Addresses, Loader, hardware_of
 from emu.boards.input import SerialFeed
 from emu.boards.legacy import LegacyChips, map_debugcon
 from emu.boards.typist import Typist
+from emu.boot.linux16 import kernel_items, needs_firmware
 from emu.boot.pci_setup import PIRQ_IRQS
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
@@ -73,6 +74,7 @@ class PcBoard:
         self, machine: Machine, config: MachineConfig, serial_out: Callable[[bytes], object]
     ) -> None:
         self.machine, self._config = machine, config
+        self._has_firmware = config.kernel is None or config.bios is not None or needs_firmware(config.kernel)
         cpu, clock = machine.vcpu, machine.clock
         self.pic = Pic8259Pair(self._intr_changed)
         self.lapic = Lapic(clock, cpu, self.pic)
@@ -171,19 +173,18 @@ class PcBoard:
 
     # fmt: on
 
-    @property
-    def _has_firmware(self) -> bool:
-        return self._config.kernel is None or self._config.bios is not None
-
     def _make_fw_cfg(self) -> FwCfg:
         """What firmware and test kernels are told."""
         memory, config = self.machine.memory, self._config
         items = standard_items(memory.size, 1, graphics=config.graphics, boot_menu=config.boot_menu)
         if self._has_firmware:
-            from emu.boards.bios import firmware_files  # noqa: PLC0415 - a kernel boots without
+            from emu.boards.bios import boot_rom_files, firmware_files  # noqa: PLC0415 - a kernel boots without
 
             hardware = hardware_of(ADDRESSES, LEVEL_IRQS)
             files = firmware_files(memory, hardware, vga=config.vga and config.graphics)
+            if config.kernel is not None:
+                items |= kernel_items(config.kernel, config.append, config.initrd, memory.ranges[0].size)
+                files |= boot_rom_files(config.kernel)
         else:
             files = {"etc/e820": e820_file([(piece.gpa, piece.size) for piece in memory.ranges])}
         return FwCfg(items, files, memory)

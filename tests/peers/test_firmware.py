@@ -18,6 +18,7 @@ from emu.config import (
 )
 
 SEABIOS, VGA_BIOS = "/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/vgabios-isavga.bin"
+BOOT_ROM = "/usr/share/qemu/linuxboot_dma.bin"
 pytestmark = pytest.mark.peer(SEABIOS, VGA_BIOS)
 
 PACKET_AT = 0x72  # the drive's number is kept at 0x70
@@ -95,3 +96,26 @@ def test_the_command_line_boots_a_disk_and_logs_the_debug_port(tmp_path: Path) -
     lines = ("Running on QEMU (i440fx)", "Found 1 serial ports", "PS2 keyboard initialized")
     for line in (*lines, "ACPI: parse DSDT"):
         assert line in log
+
+
+@pytest.mark.peer(BOOT_ROM)
+def test_a_kernel_of_the_16_bit_protocol_is_started_by_firmware(tmp_path: Path) -> None:
+    setup = bytearray(1024)
+    setup[0x1F1], setup[0x211] = 1, 1
+    setup[0x200:0x208] = b"\xeb\x66HdrS\x07\x02"  # a jump to 0x268, then the header's magic and version
+    program = bytes.fromhex("baf803b04bee b010e6f4f4".replace(" ", ""))  # out 3f8, "K"; out f4, 10; hlt
+    setup[0x268 : 0x268 + len(program)] = program
+    (tmp_path / "kernel").write_bytes(bytes(setup) + b"protected mode part")
+    output = bytearray()
+    config = MachineConfig(
+        ram_bytes=32 << 20,
+        kernel=str(tmp_path / "kernel"),
+        devices=(DeviceConfig("isa-debug-exit", {"iobase": "0xf4"}),),
+        no_reboot=True,
+    )
+    machine = assemble_pc(config, output.extend).machine
+    try:
+        assert (machine.run().value, bytes(output)) == (0x10, b"K")
+        assert "Booting from ROM..." in machine.screen_text()
+    finally:
+        machine.close()
