@@ -15,7 +15,7 @@ from emu.errors import ConfigError, MapError
 DMA0, DMA1, PAGES, APM = 0x00, 0xC0, 0x81, 0xB2
 DEBUG_PORT, BIOS_DEBUG_PORT = 0xE9, 0x402
 ABSENT: Final = (
-    (0x378, 3, "lpt1"), (0x278, 3, "lpt2"),
+    (0xF0, 2, "fpu"), (0x378, 3, "lpt1"), (0x278, 3, "lpt2"),
     (0x3F0, 6, "floppy"), (0x3F7, 1, "floppy"), (0x1CE, 3, "vbe"),
 )  # fmt: skip
 """Ports whose chips may be missing from a PC: a probe finds all ones, and nobody is told."""
