@@ -37,6 +37,8 @@ class GuestMemory:
     for a size that cannot be had.
     """
 
+    fd = -1
+
     def __init__(self, size: int) -> None:
         if size < 1 << 20 or size % PAGE:
             raise ConfigError(
@@ -58,6 +60,7 @@ class GuestMemory:
             self._map = mmap.mmap(self.fd, size, mmap.MAP_SHARED)
         except (OSError, OverflowError) as error:
             os.close(self.fd)
+            self.fd = -1
             raise ConfigError(
                 f"memory size {size >> 20} MiB: the host refuses it ({error}); try a smaller -m"
             ) from error
@@ -97,6 +100,11 @@ class GuestMemory:
         with contextlib.suppress(BufferError):  # a view or the CPU's pointer is alive: the pages go with it
             self._map.close()
         os.close(self.fd)
+        self.fd = -1
+
+    def __del__(self) -> None:
+        if self.fd >= 0:  # whoever forgot to close it keeps no descriptor either
+            os.close(self.fd)
 
 
 def _no_code(_gpa: int, _length: int) -> None:
