@@ -6,7 +6,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from emu.cli import junit
 from emu.cli.chardev import open_device
@@ -19,7 +19,12 @@ from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
 
+if TYPE_CHECKING:
+    from emu.machine import Machine
+
 DEFAULT_TIMEOUT_S: Final = 60.0
+SCREEN_NS: Final = 50_000_000
+"""Between two looks at the text screen."""
 USAGE: Final = """\
 usage: emu smoke IMAGE --expect RE [--reject RE] [--panic RE] [--timeout S] [--junit FILE] [emu run's flags]
 
@@ -30,6 +35,7 @@ exit status: 0 matched, 10 rejected, 11 timed out, 12 guest halted with interrup
 In one line --reject goes before --expect, and --expect before --panic."""
 OPTIONS: Final = (
     extra_option("expect", "RE", "the guest is well once it prints this (Python's re, lines with ^ and $)"),
+    extra_option("expect-screen", "RE", "the guest is well once its text screen shows this"),
     extra_option("reject", "RE", "the guest has failed once it prints this"),
     extra_option("panic", "RE", "what counts as panic text instead of the usual; empty: nothing does"),
     extra_option("junit", "FILE", "write the verdict as a JUnit test case"),
@@ -74,10 +80,13 @@ def run(argv: list[str], out: TextIO) -> int:
     if draft.help:
         out.write(help_text(USAGE, (*OPTIONS, *TABLE), EPILOG))
         return 0
-    if "expect" not in draft.extra:
+    if "expect" not in draft.extra and "expect-screen" not in draft.extra:
         raise ConfigError('smoke needs --expect RE, such as --expect "login:"')
     judge = Judge(
-        expect=_pattern("expect", draft.extra["expect"]),
+        expect=_pattern("expect", draft.extra["expect"]) if "expect" in draft.extra else None,
+        screen=_pattern("expect-screen", draft.extra["expect-screen"])
+        if "expect-screen" in draft.extra
+        else None,
         reject=_pattern("reject", draft.extra["reject"]) if "reject" in draft.extra else None,
         panic=_pattern("panic", draft.extra.get("panic", PANIC)) if draft.extra.get("panic") != "" else None,
     )
@@ -140,9 +149,21 @@ def _run_machine(
             connect(session, shown)
             with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
                 connect_ports(session, machine, chardevs)
+                if judge.screen is not None:
+                    machine.post(lambda: _watch_screen(machine, judge, session))
                 outcome = session.run(machine)
+                judge.see_screen(machine.screen_text())
                 write_reports(config, machine, out)
                 return session, outcome, machine.rip_text()
+
+
+def _watch_screen(machine: "Machine", judge: Judge, session: Session) -> None:
+    """Look at the screen now and then, on the vCPU thread."""
+    if judge.see_screen(machine.screen_text()):
+        session.stop(Cause.VERDICT)
+        return
+    at = machine.clock.now_ns() + SCREEN_NS
+    machine.clock.call_at(at, lambda: _watch_screen(machine, judge, session))
 
 
 def _pattern(name: str, text: str) -> re.Pattern[str]:

@@ -32,12 +32,17 @@ class Judge:
     In one line, `reject` goes before `expect`, and `expect` before `panic`; otherwise the first line decides.
     Patterns see lines with "\n" at their ends and may span several; `^` and `$` are those of a line.
     A line still being printed is judged by `expect` and `reject`, where no next character can undo a match.
-    `matched` is the text that decided.
+    `matched` is the text that decided. `screen` is expected of the text screen.
     """
 
     def __init__(
-        self, expect: re.Pattern[str], reject: re.Pattern[str] | None, panic: re.Pattern[str] | None
+        self,
+        expect: re.Pattern[str] | None,
+        reject: re.Pattern[str] | None,
+        panic: re.Pattern[str] | None,
+        screen: re.Pattern[str] | None = None,
     ) -> None:
+        self.screen = screen
         self._rules = [(reject, Verdict.REJECTED), (expect, Verdict.MATCHED), (panic, Verdict.PANIC)]
         self._carry = ""
         self._line = bytearray()
@@ -59,6 +64,12 @@ class Judge:
         if self._line and self.verdict is None:
             self._judge_unfinished()
         return self.verdict
+
+    def see_screen(self, text: str) -> bool:
+        """Judge the text screen as it is now; True once there is a verdict."""
+        if self.verdict is None and self.screen is not None and (found := self.screen.search(text)):
+            self.verdict, self.matched = Verdict.MATCHED, found.group()
+        return self.verdict is not None
 
     def finish(self) -> Verdict | None:
         """The output has ended: judge the rest as a whole line."""

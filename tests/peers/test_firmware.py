@@ -119,3 +119,41 @@ def test_a_kernel_of_the_16_bit_protocol_is_started_by_firmware(tmp_path: Path) 
         assert "Booting from ROM..." in machine.screen_text()
     finally:
         machine.close()
+
+
+@pytest.mark.parametrize(("pattern", "status"), [("^Booting from Hard", 0), ("^Windows", 15)])
+def test_smoke_reads_the_screen(pattern: str, status: int, tmp_path: Path) -> None:
+    boot_disk(tmp_path / "disk.img")
+    words = [sys.executable, "-m", "emu", "smoke", "disk.img", "--expect-screen", pattern]
+    words += ["-device", "isa-debug-exit,iobase=0xf4"]
+    shown = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=60, check=False, text=True)
+    assert shown.returncode == status, shown.stdout
+
+
+def test_text_typed_on_the_keyboard_reaches_the_screen_by_the_bios(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    boot_disk(path)
+    image = bytearray(path.read_bytes())
+    # wait for a key by int 16h, show it by int 10h, until Enter; then out f4, 10
+    echo = bytes.fromhex("b400cd16 3c0d 7406 b40ecd10 ebf2 b010e6f4f4".replace(" ", ""))
+    image[: len(echo)] = echo
+    path.write_bytes(bytes(image))
+    config = MachineConfig(
+        ram_bytes=32 << 20,
+        drives=(DriveConfig(str(path), format="raw", index=0),),
+        devices=(DeviceConfig("isa-debug-exit", {"iobase": "0xf4"}),),
+    )
+    machine = assemble_pc(config, bytes).machine
+
+    def type_once() -> None:
+        if "Booting" in machine.screen_text():
+            machine.type_text("Hello, (World)!\n")
+        else:
+            machine.clock.call_at(machine.clock.now_ns() + 10_000_000, type_once)
+
+    machine.post(type_once)
+    try:
+        assert machine.run().value == 0x10
+        assert "Hello, (World)!" in machine.screen_text()
+    finally:
+        machine.close()
