@@ -15,6 +15,7 @@ from emu.bus.pio import PioBus
 from emu.clock import GuestClock
 from emu.config import DeviceConfig, DriveConfig, MachineConfig
 from emu.machine import Machine
+from tests.guest.lab import image
 from tests.peers.qtest import Qtest
 
 RAM = 128 << 20
@@ -141,8 +142,8 @@ class Pair:
                 drives = (DriveConfig(str(mine), "none", "raw", id="d"),)
                 devices.append(DeviceConfig("virtio-blk-pci", {"drive": "d"}))
                 arguments += ["-device", "virtio-blk-pci,drive=d,disable-legacy=on,addr=3"]
-        # A kernel of any name, which nobody loads: without one firmware would have to turn ACPI on.
-        self.ours = Ours(MachineConfig(RAM, kernel="none", drives=drives, devices=tuple(devices)))
+        # A kernel that nobody loads: without one firmware would have to turn ACPI on.
+        self.ours = Ours(MachineConfig(RAM, kernel=image("hello"), drives=drives, devices=tuple(devices)))
         self.theirs = Qtest(self._folder, *arguments)
         return self
 
