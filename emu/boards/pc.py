@@ -26,7 +26,7 @@ from emu.devices.pic_8259 import Pic8259Pair
 from emu.devices.piix3_ide import Piix3Ide
 from emu.devices.pit_8254 import Pit8254
 from emu.devices.post_code import PostCode
-from emu.devices.ps2_8042 import Ps2Controller
+from emu.devices.ps2_8042 import WRITE_COMMAND_BYTE, Ps2Controller
 from emu.devices.ps2_keyboard import Ps2Keyboard
 from emu.devices.ps2_mouse import Ps2Mouse
 from emu.devices.rtc_mc146818 import RtcMc146818
@@ -57,6 +57,8 @@ LEVEL_IRQS: Final = 1 << SCI | sum(1 << irq for irq in set(PIRQ_IRQS))
 IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
 ISA_BRIDGE_SLOT: Final = 1
+KEYBOARD_ON: Final = 0x65
+"""The 8042's command byte as firmware leaves it: keyboard and its interrupt on, codes translated to set 1."""
 IDE_FUNCTION: Final = 1
 
 
@@ -183,6 +185,12 @@ class PcBoard:
             hardware = hardware_of(ADDRESSES, LEVEL_IRQS)
             files = firmware_files(memory, hardware, vga=config.vga and config.graphics)
             if config.kernel is not None:
+                kernel = kernel_items(
+                    config.kernel, config.append, config.initrd, memory.ranges[0].size
+                )
+                items |= kernel
+                files |= boot_rom_files(config.kernel)
+            if config.kernel is not None:
                 items |= kernel_items(config.kernel, config.append, config.initrd, memory.ranges[0].size)
                 files |= boot_rom_files(config.kernel)
         else:
@@ -193,7 +201,14 @@ class PcBoard:
         """What puts the first program into memory, at power-on and after each reset. Raises ConfigError."""
         machine, config = self.machine, self._config
         if not self._has_firmware:
-            return Loader(machine.memory, config, self.pci, self.pic, self.lapic, ADDRESSES).load
+            loader = Loader(machine.memory, config, self.pci, self.pic, self.lapic, ADDRESSES)
+
+            def load() -> StartState:
+                self.ps2.write_command(WRITE_COMMAND_BYTE)
+                self.ps2.write_data(KEYBOARD_ON)
+                return loader.load()
+
+            return load
         from emu.boards.bios import Bios, fill_cmos, read_firmware  # noqa: PLC0415 - as above
 
         fill_cmos(self.rtc, config.boot_order, [self.disks.ide(slot) for slot in range(4)])
