@@ -185,12 +185,6 @@ class PcBoard:
             hardware = hardware_of(ADDRESSES, LEVEL_IRQS)
             files = firmware_files(memory, hardware, vga=config.vga and config.graphics)
             if config.kernel is not None:
-                kernel = kernel_items(
-                    config.kernel, config.append, config.initrd, memory.ranges[0].size
-                )
-                items |= kernel
-                files |= boot_rom_files(config.kernel)
-            if config.kernel is not None:
                 items |= kernel_items(config.kernel, config.append, config.initrd, memory.ranges[0].size)
                 files |= boot_rom_files(config.kernel)
         else:
