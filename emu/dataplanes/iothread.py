@@ -6,38 +6,9 @@ INTx), which belongs to the VMM.
 
 from collections.abc import Callable
 
-from emu.bus.costs import Costs
 from emu.dataplanes.local import LocalPlane
-from emu.dataplanes.runner import QueueRunner
-from emu.dataplanes.worker import Worker
+from emu.dataplanes.worker import Threaded
 from emu.devices.virtio.types import Service
-
-
-class IoThread:
-    """The VMM's thread `name`."""
-
-    name = "virtio-iothread"
-    ioeventfd = True
-    irqfd = False
-    barrier = True
-
-    def __init__(
-        self, name: str, fail: Callable[[BaseException], None], relax: Callable[[], None] | None = None
-    ) -> None:
-        self._worker = Worker(name, fail, relax)
-
-    @property
-    def costs(self) -> Costs:
-        """Spent by the thread."""
-        return self._worker.costs
-
-    def start(self, runners: list[QueueRunner]) -> None:
-        """Start the thread."""
-        self._worker.start(runners)
-
-    def stop(self) -> None:
-        """End the thread, with no request in hand."""
-        self._worker.stop()
 
 
 def iothread_plane(
@@ -50,4 +21,4 @@ def iothread_plane(
 
     Raises ConfigError where the host has no membarrier.
     """
-    return LocalPlane(service, IoThread(name, fail, relax))
+    return LocalPlane(service, Threaded("virtio-iothread", name, fail, relax, irqfd=False))

@@ -98,3 +98,35 @@ class Worker:
         except DriverError as error:
             runner.give_up(error)
             return False
+
+
+class Threaded:
+    """A `Placement` on a thread of its own, rung by an ioeventfd; `irqfd`: its interrupts pass the VMM by."""
+
+    ioeventfd = True
+    barrier = True
+
+    def __init__(
+        self,
+        name: str,
+        thread: str,
+        fail: Callable[[BaseException], None],
+        relax: Callable[[], None] | None,
+        *,
+        irqfd: bool,
+    ) -> None:
+        self.name, self.irqfd = name, irqfd
+        self._worker = Worker(thread, fail, relax)
+
+    @property
+    def costs(self) -> Costs:
+        """Spent by the thread."""
+        return self._worker.costs
+
+    def start(self, runners: list[QueueRunner]) -> None:
+        """Start the thread."""
+        self._worker.start(runners)
+
+    def stop(self) -> None:
+        """End the thread, with no request in hand."""
+        self._worker.stop()
