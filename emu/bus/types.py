@@ -96,7 +96,3 @@ class CpuPins(Protocol):
 
     def reset(self) -> None:
         """Reset or power-cycle request; what follows is the board's policy."""
-
-
-Interrupt = Callable[[], None]
-"""How a data plane tells a driver that buffers are used."""
