@@ -1,13 +1,14 @@
 """Kernels from Debian's packages, unpacked, not installed; an initramfs around a static busybox."""
 
 import gzip
+import hashlib
 import io
 import lzma
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -82,23 +83,46 @@ def missing(what: str) -> None:
 
 
 class Debian:
-    """One kernel and its initramfs."""
+    """One kernel and its initramfs.
 
-    def __init__(self, version: str) -> None:
+    `drivers` are loaded in that order behind their dependencies; `init` is the shell script that runs first;
+    `files` are further programs by their path in the guest. `version` is a key of KERNELS, or a regular
+    expression of a package's name.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        drivers: Sequence[str] = DRIVERS,
+        init: str = INIT,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         folder = (cache_folder() or Path("/tmp/emu")) / "debian"
-        tree = package(KERNELS[version], folder)
+        tree = package(KERNELS.get(version, version), folder)
         busybox = package(BUSYBOX, folder)
         (self.kernel,) = map(str, (tree / "boot").glob("vmlinuz-*"))
-        modules = next(path for path in (tree / "lib/modules", tree / "usr/lib/modules") if path.is_dir())
-        program = next(
-            path for path in (busybox / "bin/busybox", busybox / "usr/bin/busybox") if path.exists()
+        self.modules = next(
+            path for path in (tree / "lib/modules", tree / "usr/lib/modules") if path.is_dir()
         )
-        self.initrd = str(tree) + ".cpio.gz"
-        Path(self.initrd).write_bytes(initramfs(program, modules, DRIVERS))
+        programs = (busybox / "bin/busybox", busybox / "usr/bin/busybox")
+        program = next(path for path in programs if path.exists())
+        content = initramfs(program, self.modules, drivers, init, files)
+        name = f"{tree.name}-{hashlib.sha256(content).hexdigest()[:16]}.cpio.gz"
+        self.initrd = str(folder / name)
+        if not (folder / name).exists():
+            partial = folder / f"{name}.{os.getpid()}"
+            partial.write_bytes(content)
+            partial.rename(self.initrd)
 
 
-def initramfs(busybox: Path, modules: Path, drivers: Sequence[str]) -> bytes:
-    """A gzip-compressed cpio archive with busybox, the drivers behind their dependencies, and INIT."""
+def initramfs(
+    busybox: Path,
+    modules: Path,
+    drivers: Sequence[str],
+    init: str = INIT,
+    more: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """A gzip-compressed cpio archive: busybox, drivers behind their dependencies, `init`, `more` files."""
     files = {path.name.split(".ko")[0].replace("-", "_"): path for path in modules.rglob("*.ko*")}
     loaded: dict[str, bytes] = {}
     for driver in drivers:
@@ -106,9 +130,10 @@ def initramfs(busybox: Path, modules: Path, drivers: Sequence[str]) -> bytes:
     entries: list[tuple[str, int, bytes]] = [("bin", 0o40755, b""), ("modules", 0o40755, b"")]
     entries += [("dev", 0o40755, b""), ("etc", 0o40755, b""), ("proc", 0o40755, b""), ("sys", 0o40755, b"")]
     entries += [("bin/busybox", 0o100755, busybox.read_bytes()), ("bin/sh", 0o120777, b"busybox")]
-    entries += [("init", 0o100755, INIT.encode())]
+    entries += [("init", 0o100755, init.encode())]
     entries += [(f"modules/{name}.ko", 0o100644, content) for name, content in loaded.items()]
     entries += [("modules/order", 0o100644, "".join(f"{name}.ko\n" for name in loaded).encode())]
+    entries += [(path, 0o100755, content) for path, content in (more or {}).items()]
     return gzip.compress(b"".join(_cpio(entries)), mtime=0)
 
 

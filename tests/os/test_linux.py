@@ -3,9 +3,6 @@
 import hashlib
 import os
 import random
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +14,10 @@ from emu.boot.decompress import unpack, unpacked_size
 from emu.boot.image_file import ImageFile
 from emu.boot.linux import read_setup
 from tests.os.debian import KERNELS, Debian
+from tests.os.guest import Guest
 
 pytestmark = [pytest.mark.os, pytest.mark.timeout(300)]
 
-LIMIT_S = 120
 DATA = random.Random(7).randbytes(1 << 20)
 MD5 = hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 
@@ -35,53 +32,6 @@ def disk(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
     path.write_bytes(DATA + bytes(1 << 20))
     return path
-
-
-class Guest:
-    """One `emu run` with the guest's console on pipes."""
-
-    def __init__(self, kernel: str, initrd: str, disk: Path, append: str, *flags: str) -> None:
-        words = [sys.executable, "-m", "emu", "run", "-m", "256M", "-kernel", kernel, "-initrd", initrd]
-        words += [
-            "-append",
-            f"console=ttyS0 panic=-1 {append}",
-            "-drive",
-            f"file={disk},if=virtio,format=raw",
-        ]
-        words += ["-display", "none", "-serial", "stdio", "-nic", "none", "-timeout", str(LIMIT_S), *flags]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert self.process.stdout is not None
-        self.out = self.process.stdout.fileno()
-        self.text = ""
-
-    def expect(self, words: str, since: int = 0) -> int:
-        """Read until `words` have come after position `since`; return where they end."""
-        deadline = time.monotonic() + LIMIT_S
-        while (at := self.text.find(words, since)) < 0:
-            assert select.select([self.out], [], [], deadline - time.monotonic())[0], self.text[-2000:]
-            piece = os.read(self.out, 65536)
-            assert piece, f"{words!r} never came: {self.text[-2000:]}"
-            self.text += piece.decode(errors="replace")
-        return at + len(words)
-
-    def type(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line.encode())
-        self.process.stdin.flush()
-
-    def finish(self) -> int:
-        while piece := os.read(self.out, 65536):
-            self.text += piece.decode(errors="replace")
-        return self.process.wait(LIMIT_S)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from emu.boards.pc import assemble_pc
-from emu.boot.cache import cache_folder
 from emu.config import DeviceConfig, MachineConfig
-from tests.os.debian import BUSYBOX, DRIVERS, KERNELS, Debian, initramfs, package
-from tests.os.test_linux import LIMIT_S, Guest
+from tests.os.debian import DRIVERS, KERNELS, Debian
+from tests.os.guest import LIMIT_S, Guest
 
 pytestmark = [pytest.mark.os, pytest.mark.timeout(300)]
 
@@ -21,16 +20,9 @@ MORE = (*DRIVERS, "virtio_console", "virtio_rng", "virtio_balloon")
 
 
 @pytest.fixture(scope="module", params=list(KERNELS))
-def debian(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Debian:
+def debian(request: pytest.FixtureRequest) -> Debian:
     """A kernel whose initramfs has the drivers of these devices, too."""
-    made = Debian(request.param)
-    tree = Path(made.kernel).parents[1]
-    modules = next(path for path in (tree / "lib/modules", tree / "usr/lib/modules") if path.is_dir())
-    busybox = package(BUSYBOX, (cache_folder() or Path("/tmp/emu")) / "debian")
-    program = next(path for path in (busybox / "bin/busybox", busybox / "usr/bin/busybox") if path.exists())
-    made.initrd = str(tmp_path_factory.mktemp("initrd") / "initrd.gz")
-    Path(made.initrd).write_bytes(initramfs(program, modules, MORE))
-    return made
+    return Debian(request.param, MORE)
 
 
 @pytest.fixture
