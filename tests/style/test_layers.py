@@ -26,9 +26,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **{place: CORE | {"devices"} for place in PLACES},
     "machine": PARTS,
     "boards": PARTS | {"machine"},
-    "compare": PARTS | {"machine", "boards"},
+    "serve": CORE | {"devices", "dataplanes", "kernel"},
+    "compare": PARTS | {"machine", "boards", "serve"},
     "bench": PARTS | {"machine", "boards"},
-    "cli": PARTS | {"machine", "boards", "compare", "bench"},
+    "cli": PARTS | {"machine", "boards", "compare", "bench", "serve"},
     "testing": CORE | {"devices"},
 }
 """Layer -> the layers it may import, besides itself and the package's own `__version__`."""

@@ -1,0 +1,1 @@
+"""Processes that serve devices of other processes' machines: `emu serve`."""
