@@ -34,7 +34,7 @@ class NetBackend(Protocol):
     """The other end of a card's cable: passt, a stream socket, a tap, a switch, an echo.
 
     `send` and `receive` are called by the one thread that serves the card's queues; neither blocks. Frames
-    for the guest wait in the backend (bounded; the surplus is dropped and counted) until `receive` takes them.
+    for the guest wait in the backend (bounded, the surplus dropped and counted) until `receive` takes them.
     """
 
     @property
