@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import sys
@@ -32,6 +33,7 @@ APIC_EOI = 0xFEE0_00B0
 if TYPE_CHECKING:
     from emu.cpu.symbols import Symbols
     from emu.devices.virtio.char_port import CharPort
+    from emu.kernel.listener import Listener
 
 
 class LocalApic(InterruptController, Protocol):
@@ -129,6 +131,15 @@ class Machine:
         return read, observed_write(self.pio.write, self.pio.find, seen), wrapped
 
     # ---- construction ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def listener(self) -> "Listener":
+        """The thread that waits for other processes and for the host's network; made when first needed."""
+        from emu.kernel.listener import Listener  # noqa: PLC0415 - most machines have none
+
+        made = Listener(self.vcpu.fail)
+        self.on_close.append(made.close)
+        return made
 
     def power_on(self, apic: LocalApic, engine: EngineChoice = "auto") -> None:
         """Make the CPU, once all windows are mapped; the guest's time starts."""
