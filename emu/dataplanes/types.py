@@ -1,12 +1,13 @@
 """The contract of a place where queues are served. The device's side of it is `emu.devices.virtio.types`."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from emu.bus.costs import Costs
 from emu.dataplanes.runner import QueueRunner
 from emu.devices.virtio.types import DataPlane, Drain, Post, Service
 
-__all__ = ["DataPlane", "Drain", "Placement", "Post", "Service"]
+__all__ = ["DataPlane", "Drain", "Placement", "Post", "Service", "Watcher"]
 
 
 class Placement(Protocol):
@@ -37,3 +38,13 @@ class Placement(Protocol):
 
     def stop(self) -> None:
         """Return once no runner is running, and none will."""
+
+
+class Watcher(Protocol):
+    """Who waits for descriptors; see `emu.kernel.listener`."""
+
+    def watch(self, fd: int, call: Callable[[], None], /) -> None:
+        """Call, on a thread of its own, whenever `fd` becomes readable."""
+
+    def unwatch(self, fd: int, /) -> None:
+        """Call no more; returns when no call for it is running."""

@@ -31,6 +31,7 @@ TYPE_BLK: Final = 2
 TYPE_CONSOLE: Final = 3
 TYPE_RNG: Final = 4
 TYPE_BALLOON: Final = 5
+TYPE_FS: Final = 26
 
 # PCI transport, 4.1
 PCI_VENDOR: Final = 0x1AF4
@@ -44,6 +45,41 @@ CAP_PCI_CFG: Final = 5
 NO_VECTOR: Final = 0xFFFF
 ISR_QUEUE: Final = 1
 ISR_CONFIG: Final = 2
+
+# network device, 5.1
+NET_F_CSUM: Final = 1 << 0
+NET_F_GUEST_CSUM: Final = 1 << 1
+NET_F_CTRL_GUEST_OFFLOADS: Final = 1 << 2
+NET_F_MTU: Final = 1 << 3
+NET_F_MAC: Final = 1 << 5
+NET_F_GUEST_TSO4: Final = 1 << 7
+NET_F_GUEST_TSO6: Final = 1 << 8
+NET_F_GUEST_ECN: Final = 1 << 9
+NET_F_GUEST_UFO: Final = 1 << 10
+NET_F_HOST_TSO4: Final = 1 << 11
+NET_F_HOST_TSO6: Final = 1 << 12
+NET_F_HOST_ECN: Final = 1 << 13
+NET_F_HOST_UFO: Final = 1 << 14
+NET_F_MRG_RXBUF: Final = 1 << 15
+NET_F_STATUS: Final = 1 << 16
+NET_F_CTRL_VQ: Final = 1 << 17
+NET_F_CTRL_RX: Final = 1 << 18
+NET_F_CTRL_VLAN: Final = 1 << 19
+NET_F_CTRL_RX_EXTRA: Final = 1 << 20
+NET_F_GUEST_ANNOUNCE: Final = 1 << 21
+NET_F_MQ: Final = 1 << 22
+NET_F_CTRL_MAC_ADDR: Final = 1 << 23
+NET_S_LINK_UP: Final = 1
+NET_S_ANNOUNCE: Final = 2
+NET_HDR_F_NEEDS_CSUM: Final = 1
+NET_HDR_F_DATA_VALID: Final = 2
+NET_GSO_NONE: Final = 0
+NET_GSO_TCPV4: Final = 1
+NET_GSO_UDP: Final = 3
+NET_GSO_TCPV6: Final = 4
+NET_GSO_ECN: Final = 0x80
+NET_HDR_SIZE: Final = 12
+"""struct virtio_net_hdr with num_buffers, which VERSION_1 always has."""
 
 # block device, 5.2
 BLK_F_SIZE_MAX: Final = 1 << 1
