@@ -97,7 +97,7 @@ class Debian:
         init: str = INIT,
         files: Mapping[str, bytes] | None = None,
     ) -> None:
-        folder = (cache_folder() or Path("/tmp/emu")) / "debian"
+        folder = Path(cache_folder() or "/tmp/emu") / "debian"
         tree = package(KERNELS.get(version, version), folder)
         busybox = package(BUSYBOX, folder)
         (self.kernel,) = map(str, (tree / "boot").glob("vmlinuz-*"))
