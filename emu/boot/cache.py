@@ -2,36 +2,81 @@
 
 The folder is the user's (XDG Base Directory Specification 0.8, XDG_CACHE_HOME). Whatever is wrong with it
 only costs the time to make the file anew. Writers rename whole files into place, so any number may write.
+A symbolic link per file of the user's says what hash it has. Paths are strings: pathlib costs 5 ms of start.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 LIMIT: Final = 1 << 30
 """Bytes that the folder may hold; the files unused for longest go first."""
+LINKS: Final = 256
+"""Files of the user's whose hash is known; the ones learned first go first."""
 SUFFIX: Final = ".kept"
+_LINK: Final = ".hash"
+_SETTLED_NS: Final = 2_000_000_000
+"""A file changed later than this before it is looked at may change again without a new time stamp."""
+_HASH: Final = 64  # hexadecimal digits
+_BLOCK: Final = 4096
 _PARTIAL: Final = ".part"
 _PARTIAL_AGE_S: Final = 3600  # of a file whose writer is surely gone
 
 
-def cache_folder() -> Path | None:
+def cache_folder() -> str | None:
     """Where this program may keep files, None where the user has no home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if base.startswith("/"):
-        return Path(base) / "emu"
+        return f"{base}/emu"
     home = os.environ.get("HOME", "")
-    return Path(home) / ".cache" / "emu" if home.startswith("/") else None
+    return f"{home}/.cache/emu" if home.startswith("/") else None
 
 
 class FileCache:
     """A folder of files by key, bounded to `limit` bytes. With `folder` None nothing is kept."""
 
-    def __init__(self, folder: Path | None, limit: int = LIMIT) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: str | os.PathLike[str] | None, limit: int = LIMIT) -> None:
+        self._folder, self._limit = None if folder is None else os.fspath(folder), limit
+
+    def hash_of(self, fd: int, compute: Callable[[], str]) -> str:
+        """What `compute` says of the open file `fd`, asked once as long as the file does not change.
+
+        A file is the same while device, number, size and both time stamps are, the later of which no
+        program can set.
+        """
+        about = os.fstat(fd)
+        path = self._link(about)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                found = os.readlink(path)  # noqa: PTH115 - pathlib costs 5 ms of start
+                if len(found) == _HASH and found.isalnum() and os.lstat(path).st_uid == os.geteuid():
+                    return found
+        made = compute()
+        if path is not None and self._link(os.fstat(fd)) == path:
+            self._keep_link(path, made)
+        return made
+
+    def _link(self, about: os.stat_result) -> str | None:
+        """The name of the link for a file that would not change unnoticed."""
+        if self._folder is None or not 0 <= about.st_ctime_ns < time.time_ns() - _SETTLED_NS:
+            return None
+        parts = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+        return f"{self._folder}/{'-'.join(f'{part:x}' for part in parts)}{_LINK}"
+
+    def _keep_link(self, path: str, target: str) -> None:
+        from pathlib import Path  # noqa: PLC0415 - once a file
+
+        link = Path(path)
+        partial = link.with_suffix(f".{os.getpid()}{_PARTIAL}")
+        try:
+            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            partial.symlink_to(target)
+            partial.rename(link)
+        except OSError:
+            return
+        self._prune()
 
     def open(self, key: str, size: int, fill: Callable[[Callable[[bytes], object]], None]) -> int:
         """A descriptor of the file `key` of `size` bytes, the caller's to close.
@@ -47,7 +92,7 @@ class FileCache:
     def _find(self, key: str, size: int) -> int | None:
         if self._folder is None:
             return None
-        path = self._folder / (key + SUFFIX)
+        path = f"{self._folder}/{key}{SUFFIX}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -62,9 +107,11 @@ class FileCache:
 
     def _make(self, key: str, fill: Callable[[Callable[[bytes], object]], None]) -> int | None:
         """Write the file and put it in place; None where the folder cannot be written."""
-        folder = self._folder
-        if folder is None:
+        from pathlib import Path  # noqa: PLC0415 - once a kernel
+
+        if self._folder is None:
             return None
+        folder = Path(self._folder)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial = folder / f"{os.getpid()}-{time.time_ns()}{_PARTIAL}"  # tempfile costs 10 ms of start
@@ -74,6 +121,7 @@ class FileCache:
         try:
             disk = _Disk(fd)
             fill(disk.write)
+            disk.end()
             if disk.failed:
                 raise _CannotWriteError
             partial.rename(folder / (key + SUFFIX))
@@ -89,8 +137,10 @@ class FileCache:
 
     def _prune(self) -> None:
         """Remove files unused for longest until the rest fits, and what dead writers left."""
+        from pathlib import Path  # noqa: PLC0415 - after something was made
+
         assert self._folder is not None
-        now, files = time.time(), []
+        now, files, links = time.time(), [], []
         with contextlib.suppress(OSError):
             for entry in os.scandir(self._folder):
                 about = entry.stat(follow_symlinks=False)
@@ -98,6 +148,10 @@ class FileCache:
                     Path(entry.path).unlink(missing_ok=True)
                 elif entry.name.endswith(SUFFIX):
                     files.append((about.st_mtime, about.st_size, entry.path))
+                elif entry.name.endswith(_LINK):
+                    links.append((about.st_mtime, entry.path))
+            for _, path in sorted(links)[:-LINKS]:
+                Path(path).unlink(missing_ok=True)
             total = sum(size for _, size, _ in files)
             for _, size, path in sorted(files)[:-1]:  # the newest is in use
                 if total <= self._limit:
@@ -106,24 +160,44 @@ class FileCache:
                 total -= size
 
 
+_ZEROS: Final = bytes(_BLOCK)
+
+
 class _CannotWriteError(Exception):
     """The disk is full or broken."""
 
 
 class _Disk:
-    """Writes to a descriptor; once it fails, the rest is dropped."""
+    """Writes to a descriptor, leaving holes for zeros; once it fails, the rest is dropped."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._end = 0
         self.failed = False
 
     def write(self, data: bytes) -> None:
         """Append all of `data`."""
-        if not self.failed:
-            try:
-                _write_all(self._fd, data)
-            except OSError:
-                self.failed = True
+        at = 0
+        for start in range(-self._end % _BLOCK, len(data), _BLOCK):
+            if data.startswith(_ZEROS, start):
+                self._put(data[at:start], self._end + at)
+                at = start + _BLOCK
+        self._put(data[at:], self._end + at)
+        self._end += len(data)
+
+    def end(self) -> None:
+        """That was all. The last byte is written even of a hole: the size is not there before the data."""
+        if os.fstat(self._fd).st_size < self._end:
+            self._put(b"\0", self._end - 1)
+
+    def _put(self, data: bytes, at: int) -> None:
+        left = memoryview(data)
+        try:
+            while left and not self.failed:
+                written = os.pwrite(self._fd, left, at)
+                left, at = left[written:], at + written
+        except OSError:
+            self.failed = True
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -126,18 +126,8 @@ def load_segments(memory: LoadMemory, image: ImageFile, elf: ElfImage, placement
         image.check(segment.offset, segment.file_size, what)
         placement.claim(segment.physical, segment.memory_size, f"{image.name}: {what}")
     for segment in segments:
-        view = memory.view(segment.physical, segment.memory_size)
-        image.read_into(segment.offset, view[: segment.file_size], f"segment {segment.number}")
-        clear(view[segment.file_size :])
-        memory.written(segment.physical, segment.memory_size)
-
-
-def clear(view: memoryview) -> None:
-    """Fill with zeros, a piece at a time."""
-    zeros = bytes(min(len(view), 1 << 20))
-    for start in range(0, len(view), 1 << 20):
-        piece = view[start : start + (1 << 20)]
-        piece[:] = zeros[: len(piece)]
+        what, size = f"segment {segment.number}", segment.memory_size
+        image.load(memory, segment.physical, segment.offset, segment.file_size, what, size=size)
 
 
 def notes(image: ImageFile, elf: ElfImage) -> Iterator[tuple[bytes, int, bytes]]:

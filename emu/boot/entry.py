@@ -20,6 +20,15 @@ class LoadMemory(Protocol):
     def view(self, gpa: int, length: int, /) -> memoryview:
         """The bytes [gpa, gpa + length), writable. Raises GuestAddressError outside of RAM."""
 
+    def clear(self, gpa: int, length: int, /) -> None:
+        """Make the range zero. Raises GuestAddressError outside of RAM."""
+
+    def load(self, gpa: int, length: int, fd: int, offset: int, /) -> None:
+        """Take `length` bytes of an open file from `offset` on, zeros behind its end.
+
+        Raises GuestAddressError and OSError.
+        """
+
     def written(self, gpa: int, length: int, /) -> None:
         """The range has new contents."""
 

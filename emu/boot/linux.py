@@ -7,14 +7,13 @@ what was unpacked is kept in the user's cache folder. Nothing is relocated: it l
 
 import os
 import struct
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from emu.boot.cache import FileCache, cache_folder
 from emu.boot.decompress import PayloadError, method_of, unpack, unpacked_size
 from emu.boot.elf import EM_X86_64, is_elf, load_segments, parse_elf
 from emu.boot.entry import EntryState, LoadMemory
-from emu.boot.image_file import ImageFile
+from emu.boot.image_file import FilePath, ImageFile
 from emu.boot.placement import MIB, PAGE, Placement, memory_map
 from emu.errors import ConfigError
 
@@ -88,10 +87,10 @@ def read_setup(image: ImageFile) -> SetupHeader:
 
 def load_linux(
     memory: LoadMemory,
-    path: str | Path,
+    path: FilePath,
     *,
     cmdline: str = "",
-    initrd: str | Path | None = None,
+    initrd: FilePath | None = None,
     rsdp: int = 0,
     cache: FileCache | None = None,
 ) -> EntryState:
@@ -133,7 +132,8 @@ def _load_compressed(
     tail = image.head(4, header.payload_at + header.payload_size - 4)
     try:
         size = unpacked_size(head, tail, header.payload_size)
-        fd = cache.open(_key(image, header), size, lambda write: unpack(_payload(image, header), write))
+        key = cache.hash_of(image.fileno(), lambda: _hash(image, header))
+        fd = cache.open(key, size, lambda write: unpack(_payload(image, header), write))
     except PayloadError as error:
         raise image.error(str(error), "copy it again") from error
     with ImageFile(f"{image.name}: its kernel", fd) as kernel:
@@ -144,7 +144,7 @@ def _payload(image: ImageFile, header: SetupHeader) -> bytes:
     return image.read(header.payload_at, header.payload_size, _WHAT)
 
 
-def _key(image: ImageFile, header: SetupHeader) -> str:
+def _hash(image: ImageFile, header: SetupHeader) -> str:
     """SHA-256 of the payload, read in pieces: in one it would cost twice the time."""
     import hashlib  # noqa: PLC0415 - only a compressed kernel needs it
 
@@ -163,16 +163,14 @@ def _load_as_it_is(memory: LoadMemory, placement: Placement, image: ImageFile, h
         raise image.error("truncated: there is nothing behind the setup code", "copy it again")
     base = header.pref_address or MIB
     placement.claim(base, max(size, header.init_size), f"{image.name}: the kernel")
-    image.read_into(header.code_at, memory.view(base, size), "the kernel")
-    memory.written(base, size)
+    image.load(memory, base, header.code_at, size, "the kernel")
     return base + ENTRY_64
 
 
-def _load_initrd(memory: LoadMemory, placement: Placement, path: str | Path, highest: int) -> tuple[int, int]:
+def _load_initrd(memory: LoadMemory, placement: Placement, path: FilePath, highest: int) -> tuple[int, int]:
     with ImageFile(path) as file:
         base = placement.top(file.size, f"{file.name}: the initrd", high=highest + 1)
-        file.read_into(0, memory.view(base, file.size), "the initrd")
-        memory.written(base, file.size)
+        file.load(memory, base, 0, file.size, "the initrd")
         return base, file.size
 
 

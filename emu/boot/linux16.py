@@ -6,11 +6,10 @@ the items' numbers and their meaning are those of QEMU's option ROM linuxboot_dm
 
 import os
 import struct
-from pathlib import Path
 from typing import Final
 
 from emu.boot.elf import is_elf
-from emu.boot.image_file import ImageFile
+from emu.boot.image_file import FilePath, ImageFile
 
 KERNEL_ADDR, KERNEL_SIZE, INITRD_ADDR, INITRD_SIZE = 0x07, 0x08, 0x0A, 0x0B
 KERNEL_ENTRY, KERNEL_DATA, INITRD_DATA, CMDLINE_ADDR, CMDLINE_SIZE, CMDLINE_DATA = range(0x10, 0x16)
@@ -28,7 +27,7 @@ PAGE: Final = 4096
 _HEAD = 0x290
 
 
-def needs_firmware(path: str | Path) -> bool:
+def needs_firmware(path: FilePath) -> bool:
     """True for a bzImage or zImage without a 64-bit entry. Raises ConfigError where it cannot be read."""
     with ImageFile(path) as image:
         head = image.head(_HEAD)
@@ -38,7 +37,7 @@ def needs_firmware(path: str | Path) -> bool:
     return version < FIRST_64 or len(head) <= XLOADFLAGS or not head[XLOADFLAGS] & KERNEL_64
 
 
-def kernel_items(path: str | Path, cmdline: str, initrd: str | Path | None, ram_top: int) -> dict[int, bytes]:
+def kernel_items(path: FilePath, cmdline: str, initrd: FilePath | None, ram_top: int) -> dict[int, bytes]:
     """The items by number; `ram_top` ends the RAM below 4 GiB.
 
     Raises ConfigError for what is damaged or too big.

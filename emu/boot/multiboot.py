@@ -8,12 +8,11 @@ kernel, the boot device is the first hard disk, a wish for a video mode is not f
 import os
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from emu.boot.elf import EM_X86_64, ElfImage, clear, is_elf, load_segments, parse_elf
+from emu.boot.elf import EM_X86_64, ElfImage, is_elf, load_segments, parse_elf
 from emu.boot.entry import FLAT_GDT, EntryState, LoadMemory
-from emu.boot.image_file import ImageFile
+from emu.boot.image_file import FilePath, ImageFile
 from emu.boot.placement import LOW_END, MIB, TYPE_RAM, Placement, memory_map
 from emu.errors import ConfigError
 
@@ -76,7 +75,7 @@ def parse_modules(text: str) -> list[Module]:
 
 
 def load_multiboot(
-    memory: LoadMemory, path: str | Path, *, cmdline: str = "", modules: Sequence[Module] = ()
+    memory: LoadMemory, path: FilePath, *, cmdline: str = "", modules: Sequence[Module] = ()
 ) -> EntryState:
     """Load a kernel, its modules and the information block.
 
@@ -143,10 +142,7 @@ def _load_flat(memory: LoadMemory, placement: Placement, image: ImageFile, heade
         )
     image.check(start, length, "the multiboot image")
     placement.claim(header.load_addr, size, f"{image.name}: the image")
-    view = memory.view(header.load_addr, size)
-    image.read_into(start, view[:length], "the multiboot image")
-    clear(view[length:])
-    memory.written(header.load_addr, size)
+    image.load(memory, header.load_addr, start, length, "the multiboot image", size=size)
     return header.entry_addr
 
 
@@ -162,8 +158,7 @@ class _Information:
         """Load one file behind the kernel, on a page of its own."""
         with ImageFile(module.path) as file:
             base = self._placement.after(file.size, f"{file.name}: the module")
-            file.read_into(0, self._memory.view(base, file.size), "the module")
-            self._memory.written(base, file.size)
+            file.load(self._memory, base, 0, file.size, "the module")
             self._modules.append((base, base + file.size, os.fsencode(module.text) + b"\0"))
 
     def add_sections(self, image: ImageFile, elf: ElfImage) -> None:

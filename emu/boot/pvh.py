@@ -5,11 +5,10 @@ Sources: Xen's docs/misc/pvh.pandoc (CPU state, boot) and public/arch-x86/hvm/st
 
 import os
 import struct
-from pathlib import Path
 
 from emu.boot.elf import ElfImage, load_segments, notes, parse_elf
 from emu.boot.entry import FLAT_GDT, EntryState, LoadMemory
-from emu.boot.image_file import ImageFile
+from emu.boot.image_file import FilePath, ImageFile
 from emu.boot.placement import Placement, memory_map
 
 PHYS32_ENTRY = 18
@@ -31,10 +30,10 @@ def pvh_entry(image: ImageFile, elf: ElfImage) -> int | None:
 
 def load_pvh(
     memory: LoadMemory,
-    path: str | Path,
+    path: FilePath,
     *,
     cmdline: str = "",
-    initrd: str | Path | None = None,
+    initrd: FilePath | None = None,
     rsdp: int = 0,
 ) -> EntryState:
     """Load a kernel and what it is told; `rsdp` is the address of the ACPI root pointer, 0 for none.
@@ -57,11 +56,10 @@ def load_pvh(
     return EntryState("protected32", entry, {"ebx": info}, gdt=gdt)
 
 
-def _load_initrd(memory: LoadMemory, placement: Placement, path: str | Path) -> tuple[int, int]:
+def _load_initrd(memory: LoadMemory, placement: Placement, path: FilePath) -> tuple[int, int]:
     with ImageFile(path) as file:
         base = placement.top(file.size, f"{file.name}: the initrd", high=INITRD_LIMIT)
-        file.read_into(0, memory.view(base, file.size), "the initrd")
-        memory.written(base, file.size)
+        file.load(memory, base, 0, file.size, "the initrd")
         return base, file.size
 
 

@@ -5,11 +5,10 @@ Sources: System V ABI (ELF), Multiboot 0.6.96, Linux Documentation/arch/x86/boot
 """
 
 import enum
-from pathlib import Path
 from typing import NamedTuple
 
 from emu.boot.elf import EM_X86_64, is_elf, notes, parse_elf
-from emu.boot.image_file import ImageFile
+from emu.boot.image_file import FilePath, ImageFile
 from emu.boot.multiboot import SEARCH, find_header
 from emu.boot.pvh import pvh_entry
 
@@ -47,7 +46,7 @@ class Recognised(NamedTuple):
         return self.kind not in {ImageKind.ELF, ImageKind.OTHER}
 
 
-def recognise(path: str | Path) -> Recognised:
+def recognise(path: FilePath) -> Recognised:
     """Look at a file. Raises ConfigError where it cannot be read or is a damaged ELF file."""
     with ImageFile(path) as image:
         head = image.head(SEARCH)

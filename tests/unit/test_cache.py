@@ -1,3 +1,4 @@
+import itertools
 import os
 import resource
 import signal
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emu.boot.cache import FileCache, cache_folder
+from emu.boot.cache import LINKS, FileCache, cache_folder
 
 DATA = b"kernel" * 1000
 
@@ -125,17 +126,113 @@ def test_two_writers_at_once_both_get_the_whole_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["k.kept"]
 
 
+HASH = "0123456789abcdef" * 4
+
+
+def settled(path: Path) -> Path:
+    """A file whose last change is long enough ago: the clock of `emu.boot.cache` is ahead of it."""
+    path.write_bytes(b"kernel")
+    return path
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns
+    monkeypatch.setattr("emu.boot.cache.time.time_ns", lambda: now() + 10_000_000_000)
+
+
+def asked(cache: FileCache, path: Path) -> tuple[str, int]:
+    """The hash that the cache says, and how often it had to be computed."""
+    asks: list[int] = []
+
+    def compute() -> str:
+        asks.append(1)
+        return HASH
+
+    with path.open("rb") as file:
+        return cache.hash_of(file.fileno(), compute), len(asks)
+
+
+@pytest.mark.usefixtures("later")
+def test_a_files_hash_is_computed_once(tmp_path: Path) -> None:
+    cache, path = FileCache(tmp_path / "emu"), settled(tmp_path / "bzImage")
+    assert [asked(cache, path), asked(cache, path)] == [(HASH, 1), (HASH, 0)]
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("change", ["written", "replaced", "touched"])
+def test_a_changed_file_is_another(tmp_path: Path, change: str) -> None:
+    cache, path = FileCache(tmp_path / "emu"), settled(tmp_path / "bzImage")
+    before = path.stat()
+    asked(cache, path)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock ticks
+        if change == "written":
+            path.write_bytes(b"KERNEL")
+        elif change == "replaced":
+            settled(tmp_path / "new").rename(path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert asked(cache, path) == (HASH, 1)
+
+
+def test_the_hash_of_a_file_that_has_just_changed_is_not_kept(tmp_path: Path) -> None:
+    cache, path = FileCache(tmp_path / "emu"), settled(tmp_path / "bzImage")
+    assert [asked(cache, path), asked(cache, path)] == [(HASH, 1), (HASH, 1)]
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("target", ["../../etc/passwd", "a" * 63, "b" * 62 + "/x"])
+def test_a_link_that_is_no_hash_is_not_believed(tmp_path: Path, target: str) -> None:
+    cache, path = FileCache(tmp_path / "emu"), settled(tmp_path / "bzImage")
+    asked(cache, path)
+    (link,) = (tmp_path / "emu").iterdir()
+    link.unlink()
+    link.symlink_to(target)
+    assert [asked(cache, path), asked(cache, path)] == [(HASH, 1), (HASH, 0)]
+
+
+@pytest.mark.usefixtures("later")
+def test_the_links_are_bounded(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path / "emu")
+    for i in range(LINKS + 3):
+        asked(cache, settled(tmp_path / f"bzImage{i}"))
+    assert len(list((tmp_path / "emu").iterdir())) == LINKS
+
+
+@pytest.mark.parametrize(
+    ("pieces", "hole"), [([0, 3 * 4096 + 100], 4096), ([0, 5, 4096, 4097, 3 * 4096, 3 * 4096 + 100], 8192)]
+)
+def test_zeros_are_kept_as_holes(tmp_path: Path, pieces: list[int], hole: int) -> None:
+    data = b"a" + bytes(3 * 4096 - 1) + bytes(100)
+    cuts = list(itertools.pairwise(pieces))
+
+    def fill(write: Callable[[bytes], object]) -> None:
+        for start, stop in cuts:
+            write(data[start:stop])
+
+    fd = FileCache(tmp_path).open("k", len(data), fill)
+    assert os.lseek(fd, 0, os.SEEK_HOLE) == hole
+    assert contents(fd) == data
+
+
+def test_a_file_that_ends_in_zeros_has_its_size(tmp_path: Path) -> None:
+    def fill(write: Callable[[bytes], object]) -> None:
+        write(bytes(8192))
+
+    fd = FileCache(tmp_path).open("k", 8192, fill)
+    assert contents(fd) == bytes(8192)
+
+
 @pytest.mark.parametrize(
     ("xdg", "home", "folder"),
     [
-        ("/x", "/h", Path("/x/emu")),
-        ("", "/h", Path("/h/.cache/emu")),
-        ("relative", "/h", Path("/h/.cache/emu")),  # to be ignored, as the specification says
+        ("/x", "/h", "/x/emu"),
+        ("", "/h", "/h/.cache/emu"),
+        ("relative", "/h", "/h/.cache/emu"),  # to be ignored, as the specification says
         ("", "", None),
     ],
 )
 def test_the_folder_is_the_users(
-    monkeypatch: pytest.MonkeyPatch, xdg: str, home: str, folder: Path | None
+    monkeypatch: pytest.MonkeyPatch, xdg: str, home: str, folder: str | None
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", xdg)
     monkeypatch.setenv("HOME", home)

@@ -30,7 +30,7 @@ def save(tmp_path: Path, data: bytes, name: str = "bzImage") -> Path:
 
 
 def good(tmp_path: Path) -> Path:
-    return save(tmp_path, build_bzimage(gzip.compress(KERNEL)))
+    return save(tmp_path, build_bzimage(gzip.compress(KERNEL, mtime=0)))
 
 
 def zero_page(memory: GuestMemory, state: EntryState) -> bytes:
@@ -132,8 +132,8 @@ def test_a_kernel_in_an_unknown_format_unpacks_itself(memory: GuestMemory, tmp_p
         (build_bzimage(gzip.compress(KERNEL), version=0x0206), "boot protocol 2.06 without a 64-bit entry"),
         (build_bzimage(gzip.compress(KERNEL), xloadflags=0), "64-bit entry; use a kernel for x86-64"),
         (build_bzimage(gzip.compress(KERNEL), loadflags=0), "without a 64-bit entry"),
-        (build_bzimage(gzip.compress(KERNEL))[:-10], "truncated: the compressed kernel ends at byte"),
-        (build_bzimage(gzip.compress(KERNEL))[:0x220], "truncated: the setup header"),
+        (build_bzimage(gzip.compress(KERNEL, mtime=0))[:-10], "truncated: the compressed kernel ends at byte"),
+        (build_bzimage(gzip.compress(KERNEL, mtime=0))[:0x220], "truncated: the setup header"),
         (build_bzimage(gzip.compress(KERNEL)[:-40] + bytes(40)), "would unpack to 0 bytes"),
         (build_bzimage(gzip.compress(KERNEL)[:-20] + gzip.compress(KERNEL)[-4:]), "its gzip data"),
         (build_bzimage(gzip.compress(b"not ELF at all...")), "not an ELF file"),
