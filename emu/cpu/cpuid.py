@@ -1,6 +1,7 @@
 """What CPUID shows: only what the engine and the board really do. Source: Intel SDM volume 2A, CPUID.
 
-SMAP is hidden (a Linux kernel hangs with it on this engine), ERMS too (REP MOVSB is a byte loop here), and
+SMAP is hidden (a Linux kernel hangs with it on this engine), ERMS too (REP MOVSB is a byte loop here), BMI2
+(SHLX is #UD here while CR4.OSFXSR is 0, as it is when a kernel unpacks itself), and
 XSAVE, AVX, x2APIC, TSC deadline, MONITOR and 1 GiB pages, which the engine does not have.
 """
 
@@ -24,7 +25,7 @@ _LEAF1_EDX = (
     _FPU | _DE | _PSE | _TSC | _MSR | _PAE | _MCE | _CX8 | _APIC | _SEP | _PGE
     | _MCA | _CMOV | _PAT | _CLFSH | _MMX | _FXSR | _SSE | _SSE2
 )  # fmt: skip
-_TSC_ADJUST, _BMI1, _SMEP, _BMI2 = 1 << 1, 1 << 3, 1 << 7, 1 << 8
+_TSC_ADJUST, _BMI1, _SMEP = 1 << 1, 1 << 3, 1 << 7
 _SYSCALL, _NX, _RDTSCP, _LM = 1 << 11, 1 << 20, 1 << 27, 1 << 29
 _LAHF_LM = 1 << 0
 _INVARIANT_TSC = 1 << 8
@@ -58,7 +59,7 @@ def build(tsc_hz: Callable[[], int]) -> Callable[[int, int], Regs]:
         if found is not None:
             return found
         if leaf == 0x7:
-            return (0, _TSC_ADJUST | _BMI1 | _SMEP | _BMI2, 0, 0) if subleaf == 0 else nothing
+            return (0, _TSC_ADJUST | _BMI1 | _SMEP, 0, 0) if subleaf == 0 else nothing
         if leaf == 0x15:
             return (1, 1, tsc_hz() & 0xFFFF_FFFF, 0)
         if leaf == 0x16:
