@@ -5,6 +5,7 @@ Imports nothing of this package; holds no check that needs a device, a file or t
 """
 
 import enum
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,8 @@ MIB = 1 << 20
 DriveInterface = Literal["ide", "virtio", "none"]
 DriveMedia = Literal["disk", "cdrom"]
 EngineChoice = Literal["auto", "fast", "public"]
+FilePath = str | os.PathLike[str]
+"""A file's name; importing `pathlib` for it costs 5 ms of start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from emu.boot.cache import FileCache, cache_folder
 from emu.boot.decompress import PayloadError, method_of, unpack, unpacked_size
 from emu.boot.elf import EM_X86_64, is_elf, load_segments, parse_elf
 from emu.boot.entry import EntryState, LoadMemory
-from emu.boot.image_file import FilePath, ImageFile
+from emu.boot.image_file import ImageFile
 from emu.boot.placement import MIB, PAGE, Placement, memory_map
+from emu.config import FilePath
 from emu.errors import ConfigError
 
 SECTOR: Final = 512

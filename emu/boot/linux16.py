@@ -9,7 +9,8 @@ import struct
 from typing import Final
 
 from emu.boot.elf import is_elf
-from emu.boot.image_file import FilePath, ImageFile
+from emu.boot.image_file import ImageFile
+from emu.config import FilePath
 
 KERNEL_ADDR, KERNEL_SIZE, INITRD_ADDR, INITRD_SIZE = 0x07, 0x08, 0x0A, 0x0B
 KERNEL_ENTRY, KERNEL_DATA, INITRD_DATA, CMDLINE_ADDR, CMDLINE_SIZE, CMDLINE_DATA = range(0x10, 0x16)

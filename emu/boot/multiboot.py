@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from emu.boot.elf import EM_X86_64, ElfImage, is_elf, load_segments, parse_elf
 from emu.boot.entry import FLAT_GDT, EntryState, LoadMemory
-from emu.boot.image_file import FilePath, ImageFile
+from emu.boot.image_file import ImageFile
 from emu.boot.placement import LOW_END, MIB, TYPE_RAM, Placement, memory_map
+from emu.config import FilePath
 from emu.errors import ConfigError
 
 HEADER_MAGIC, BOOT_MAGIC = 0x1BAD_B002, 0x2BAD_B002

@@ -8,8 +8,9 @@ import struct
 
 from emu.boot.elf import ElfImage, load_segments, notes, parse_elf
 from emu.boot.entry import FLAT_GDT, EntryState, LoadMemory
-from emu.boot.image_file import FilePath, ImageFile
+from emu.boot.image_file import ImageFile
 from emu.boot.placement import Placement, memory_map
+from emu.config import FilePath
 
 PHYS32_ENTRY = 18
 START_MAGIC, START_VERSION = 0x336E_C578, 1

@@ -8,9 +8,10 @@ import enum
 from typing import NamedTuple
 
 from emu.boot.elf import EM_X86_64, is_elf, notes, parse_elf
-from emu.boot.image_file import FilePath, ImageFile
+from emu.boot.image_file import ImageFile
 from emu.boot.multiboot import SEARCH, find_header
 from emu.boot.pvh import pvh_entry
+from emu.config import FilePath
 
 SECTOR = 512
 ISO_DESCRIPTOR, ISO_BOOT_RECORD, ISO_MAGIC = 0x8000, 0x8800, b"CD001"

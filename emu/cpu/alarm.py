@@ -17,7 +17,6 @@ from emu.errors import EngineError
 SIGNAL = signal.SIGRTMIN + 3
 _SIGEV_THREAD_ID, _CLOCK_MONOTONIC, _TIMER_ABSTIME = 4, 1, 1
 _SA_SIGINFO_RESTART = 0x4 | 0x10000000
-_SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED = 324, 16
 _REPEAT_NS = 1_000_000
 _SECOND_NS = 1_000_000_000
 _installed: list[bool] = []
@@ -46,7 +45,6 @@ class Alarm:
             raise EngineError(f"no timer: {os.strerror(C.get_errno())}")
         self._timer = timer
         self._poke = C.PYFUNCTYPE(C.c_long, C.c_void_p)(native("poke"))
-        LIBC.syscall(_SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED, 0, 0)
         self._spec = (C.c_int64 * 4)()
         self._at_once = (C.c_int64 * 4)(0, _REPEAT_NS, 0, 1)
 

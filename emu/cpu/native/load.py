@@ -40,6 +40,7 @@ _REDIRECTED = {
 _PAGE = 4096
 _DT_STRTAB, _DT_SYMTAB, _DT_JMPREL, _DT_PLTRELSZ = 5, 6, 23, 2
 _PT_LOAD, _PT_DYNAMIC = 1, 2
+_SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED = 324, 16
 
 
 class MachineRecord(C.Structure):
@@ -84,6 +85,8 @@ class _Native:
         # a signal may still carry the address of a closed machine's record: those stay, 72 bytes each
         self._closed: list[MachineRecord] = []
         _redirect(self)
+        # for the thunk `poke`; with a second thread alive it would take 6 ms
+        LIBC.syscall(_SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED, 0, 0)
 
     def add(self, record: MachineRecord) -> None:
         record.next = self._table[len(_TABLE)]

@@ -3,8 +3,7 @@
 Source: ECMA-119, 6.2 (system area), 8.4 (primary volume descriptor).
 """
 
-from pathlib import Path
-
+from emu.config import FilePath
 from emu.devices.block.backend import BlockBackend
 from emu.errors import ConfigError
 
@@ -14,7 +13,7 @@ PRIMARY = b"\x01CD001"
 SPACE_SIZE_AT, BLOCK_SIZE_AT = 80, 128  # little-endian: blocks of the volume; bytes of one
 
 
-def check_iso(path: str | Path, image: BlockBackend) -> None:
+def check_iso(path: FilePath, image: BlockBackend) -> None:
     """Refuse an image without one whole block, or shorter than the volume on it. Raises ConfigError."""
     if image.size < BLOCK:
         raise ConfigError(f"{path}: {image.size} bytes is no CD-ROM image; a block has {BLOCK}")

@@ -2,19 +2,18 @@
 
 import errno
 import os
-from pathlib import Path
 
+from emu.config import FilePath
 from emu.devices.block.backend import BlockBackend
-from emu.devices.block.overlay import Overlay
-from emu.devices.block.qcow2 import QCOW2_MAGIC, Qcow2Image
 from emu.devices.block.raw import RawImage, open_locked
 from emu.errors import ConfigError
 
 FORMATS = ("raw", "qcow2")
+QCOW2_MAGIC = b"QFI\xfb"
 
 
 def open_image(
-    path: str | Path, image_format: str | None = None, read_only: bool = False, snapshot: bool = False
+    path: FilePath, image_format: str | None = None, read_only: bool = False, snapshot: bool = False
 ) -> BlockBackend:
     """Open a disk image; `image_format` None looks at the file's magic.
 
@@ -32,11 +31,17 @@ def open_image(
             f"{path}: qcow2 images are only read; add -snapshot (writes are forgotten) or readonly=on, "
             f'or try "qemu-img convert -O raw {path} disk.img"'
         )
-    base: BlockBackend = (
-        Qcow2Image(path) if image_format == "qcow2" else RawImage(path, read_only=read_only or snapshot)
-    )
+    base: BlockBackend
+    if image_format == "qcow2":
+        from emu.devices.block.qcow2 import Qcow2Image  # noqa: PLC0415 - most disks are raw
+
+        base = Qcow2Image(path)
+    else:
+        base = RawImage(path, read_only=read_only or snapshot)
     if not snapshot or read_only:
         return base
+    from emu.devices.block.overlay import Overlay  # noqa: PLC0415 - for -snapshot alone
+
     try:
         return Overlay(base)
     except BaseException:
@@ -44,7 +49,7 @@ def open_image(
         raise
 
 
-def probe_format(path: str | Path) -> str:
+def probe_format(path: FilePath) -> str:
     """Say "qcow2" or "raw" by the first bytes. Raises ConfigError where the file cannot be read."""
     fd = open_locked(path, read_only=True)
     try:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from emu.bus.costs import Costs
+from emu.config import FilePath
+from emu.devices.block.open import QCOW2_MAGIC
 from emu.devices.block.raw import check_size, open_locked
 from emu.errors import ConfigError, MediumError
 
-QCOW2_MAGIC = b"QFI\xfb"
 BACKING_FIELDS = struct.Struct(">8xQI")  # magic and version skipped; backing_file_offset, backing_file_size
 MAX_NAME = 1023  # the format's limit for a backing file's name
 MAX_CHAIN = 16
@@ -47,7 +48,7 @@ class _Padded:
 class Qcow2Image:
     """A read-only medium; what is to be written goes over it (`Overlay`). Raises ConfigError."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: FilePath) -> None:
         self._path = str(path)
         self._files: list[io.BufferedReader] = []
         try:
