@@ -26,6 +26,7 @@ _LEAF1_EDX = (
     | _MCA | _CMOV | _PAT | _CLFSH | _MMX | _FXSR | _SSE | _SSE2
 )  # fmt: skip
 _TSC_ADJUST, _BMI1, _SMEP = 1 << 1, 1 << 3, 1 << 7
+_ARCH_CAPABILITIES = 1 << 29  # leaf 7, EDX
 _SYSCALL, _NX, _RDTSCP, _LM = 1 << 11, 1 << 20, 1 << 27, 1 << 29
 _LAHF_LM = 1 << 0
 _INVARIANT_TSC = 1 << 8
@@ -59,7 +60,9 @@ def build(tsc_hz: Callable[[], int]) -> Callable[[int, int], Regs]:
         if found is not None:
             return found
         if leaf == 0x7:
-            return (0, _TSC_ADJUST | _BMI1 | _SMEP, 0, 0) if subleaf == 0 else nothing
+            if subleaf:
+                return nothing
+            return (0, _TSC_ADJUST | _BMI1 | _SMEP, 0, _ARCH_CAPABILITIES)
         if leaf == 0x15:
             return (1, 1, tsc_hz() & 0xFFFF_FFFF, 0)
         if leaf == 0x16:

@@ -8,6 +8,14 @@ from typing import Final
 
 TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
 MISC_FEATURES_ENABLES, MCG_CAP, MCG_STATUS, MISC_ENABLE = 0x140, 0x179, 0x17A, 0x1A0
+ARCH_CAPABILITIES: Final = 0x10A
+UNAFFECTED: Final = (
+    1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8      # RDCL_NO, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO
+    | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20         # SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO
+    | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 62         # PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO
+)  # fmt: skip
+"""The guest's privilege levels and page tables are the engine's, which no hardware speculates by. Without
+this Linux isolates its page tables: each system call and interrupt flushes the engine's TLB twice."""
 MTRR_CAP, MTRR_PHYSBASE0, MTRR_DEF_TYPE, MTRR_VARIABLE = 0xFE, 0x200, 0x2FF, 8
 MTRR_FIXED: Final = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 """Memory type ranges keep their values; every type is write-back here, and CPUID does not show them."""
@@ -32,6 +40,7 @@ class MsrTable:
         self._table: dict[int, tuple[Read, Write]] = {}
         for index, value in ((PLATFORM_ID, 0), (MISC_ENABLE, 1), (MISC_FEATURES_ENABLES, 0)):
             self._plain(index, value)
+        self.add(ARCH_CAPABILITIES, lambda: UNAFFECTED, lambda _value: False)
         self.add(BIOS_SIGN_ID, lambda: 0, lambda _value: True)
         self.add(MTRR_CAP, lambda: MTRR_VARIABLE | 1 << 8, lambda _value: False)  # with the fixed ranges
         for index in (*range(MTRR_PHYSBASE0, MTRR_PHYSBASE0 + 2 * MTRR_VARIABLE), *MTRR_FIXED, MTRR_DEF_TYPE):

@@ -25,3 +25,15 @@ def test_a_leaf_past_the_last_shows_the_last() -> None:
     ask = cpuid.build(lambda: 2_600_000_000)
     assert ask(0x17, 0) == ask(0x16, 0)
     assert ask(0x40000000, 0) == (0, 0, 0, 0)
+
+
+def test_software_is_told_that_it_need_not_isolate_its_page_tables() -> None:
+    rdcl_no, mds_no, arch_capabilities = 1 << 0, 1 << 5, 1 << 29
+    ask = cpuid.build(lambda: 2_600_000_000)
+    assert ask(7, 0)[3] & arch_capabilities
+    assert ask(7, 1) == (0, 0, 0, 0)
+    table = msr.MsrTable()
+    told = table.read(msr.ARCH_CAPABILITIES)
+    assert told is not None
+    assert told & (rdcl_no | mds_no) == rdcl_no | mds_no
+    assert not table.write(msr.ARCH_CAPABILITIES, told)  # read-only: #GP
