@@ -1,5 +1,6 @@
 """The board `pc`: which chips, at which addresses, on which interrupts. Like QEMU's pc, as far as it goes."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -10,7 +11,7 @@ from emu.boards.input import SerialFeed
 from emu.boards.legacy import LegacyChips, map_debugcon
 from emu.boards.typist import Typist
 from emu.boot.linux16 import kernel_items, needs_firmware
-from emu.boot.pci_setup import PIRQ_IRQS
+from emu.boot.pci_setup import HIGH_WINDOW, PIRQ_IRQS
 from emu.bus.irq import Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
 from emu.bus.window import Absent
@@ -34,7 +35,8 @@ from emu.devices.serial_16550 import Serial16550
 from emu.devices.system_control import ResetControl, SystemControlA, SystemControlB
 from emu.devices.vga_text import BASE as VGA
 from emu.devices.vga_text import PORTS as VGA_PORTS
-from emu.devices.vga_text import TEXT_MEMORY, TEXT_SIZE, VgaText
+from emu.devices.vga_text import TEXT_MEMORY, TEXT_SIZE, TextScreen, VgaText
+from emu.devices.x2apic import x2apic_registers
 from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
@@ -53,6 +55,8 @@ IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
 IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
 ADDRESSES: Final = Addresses(ioapic=IOAPIC, pm_base=PM_BASE, reset_port=0xCF9)
+DEVICES: Final = range(0xE000_0000, 1 << 32)
+"""From the first PCI window up to 4 GiB, ROM included: uncached, as firmware has it."""
 LEVEL_IRQS: Final = 1 << SCI | sum(1 << irq for irq in set(PIRQ_IRQS))
 IOAPIC_TIMER_PIN: Final = 2  # IRQ 0; IRQ 2 is the 8259's cascade, all others have the pin of their number
 DEBUG_EXIT_BASE, DEBUG_EXIT_SIZE = 0x501, 2
@@ -117,7 +121,11 @@ class PcBoard:
         self.legacy = LegacyChips(machine.pio, self.pm)
         machine.on_close.append(map_debugcon(machine.pio, config.debugcon, config.debugcon_port))
         machine.mmio.map(IOAPIC, self.ioapic, "ioapic", "irqchip")
-        machine.mmio.map(LAPIC, self.lapic, "lapic", "irqchip")
+        self._lapic_base: int | None = None
+        self._lapic_moved(LAPIC)
+        self.lapic.on_window = self._lapic_moved
+        for index, (read, write) in x2apic_registers(self.lapic).items():
+            machine.msrs.add(index, read, write)
         self.pci.add(host_bridge(), 0)
         self.pci.add(self.isa_bridge.function, ISA_BRIDGE_SLOT)
         self._add_disks()
@@ -134,6 +142,17 @@ class PcBoard:
     def _intr_changed(self, level: bool) -> None:
         """The 8259 pair's INTR is wired to the local APIC's LINT0."""
         self.lapic.ext_int_changed(level)
+
+    def _lapic_moved(self, base: int | None) -> None:
+        """IA32_APIC_BASE has a new address or mode. Over RAM or another chip the window does not answer."""
+        mmio = self.machine.mmio
+        if self._lapic_base is not None:
+            mmio.unmap(self._lapic_base)
+            self._lapic_base = None
+        if base is not None:
+            with contextlib.suppress(MapError):
+                mmio.map(base, self.lapic, "lapic", "irqchip")
+                self._lapic_base = base
 
     def _irq(self, irq: int) -> Line:
         return self._irq_pins[irq].line()
@@ -200,6 +219,7 @@ class PcBoard:
             def load() -> StartState:
                 self.ps2.write_command(WRITE_COMMAND_BYTE)
                 self.ps2.write_data(KEYBOARD_ON)
+                machine.msrs.memory_types.set_up((DEVICES, HIGH_WINDOW))
                 return loader.load()
 
             return load
@@ -265,8 +285,11 @@ class PcBoard:
 
     def screen_text(self) -> str:
         """The text screen's lines, without the blanks at their ends; empty in graphics modes."""
-        memory = self.machine.memory
-        return self.vga.text(memory.view(TEXT_MEMORY, TEXT_SIZE))
+        return self.vga.text(self.machine.memory.view(TEXT_MEMORY, TEXT_SIZE))
+
+    def screen(self) -> TextScreen | None:
+        """What the text screen shows, None in graphics modes; any thread."""
+        return self.vga.screen(self.machine.memory.view(TEXT_MEMORY, TEXT_SIZE))
 
     def _debug_exit(self, status: int) -> None:
         self.machine.end(Outcome(OutcomeKind.DEBUG_EXIT, status >> 1))

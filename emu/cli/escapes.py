@@ -9,10 +9,11 @@ HELP: Final = (
     "\r\n"
     "Ctrl-A H      this list\r\n"
     "Ctrl-A X      end the emulator\r\n"
-    "Ctrl-A C      the monitor (there is none)\r\n"
-    "Ctrl-A Ctrl-A send Ctrl-A to the guest\r\n"
+    "Ctrl-A C      from the guest to the monitor and back\r\n"
+    "Ctrl-A B      send a break\r\n"
+    "Ctrl-A Ctrl-A send Ctrl-A to the guest, also Ctrl-A A\r\n"
 )
-NO_MONITOR: Final = "\r\nemu: there is no monitor; Ctrl-A H lists the keys\r\n"
+NO_MONITOR: Final = "\r\nemu: there is no monitor here; Ctrl-A H lists the keys\r\n"
 
 
 class Key(enum.Enum):
@@ -21,10 +22,12 @@ class Key(enum.Enum):
     QUIT = "x"
     HELP = "h"
     MONITOR = "c"
+    BREAK = "b"
 
 
 KEYS: Final = {ord(letter): key for key in Key for letter in (key.value, key.value.upper())}
 KEYS[ord("?")] = Key.HELP
+ITSELF: Final = frozenset((CTRL_A, ord("a"), ord("A")))
 
 
 class EscapeKeys:
@@ -45,8 +48,8 @@ class EscapeKeys:
                     plain.append(byte)
                 continue
             self._escaped = False
-            if byte == CTRL_A:
-                plain.append(byte)
+            if byte in ITSELF:
+                plain.append(CTRL_A)
             elif byte in KEYS:
                 if plain:
                     events.append(bytes(plain))

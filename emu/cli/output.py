@@ -3,6 +3,7 @@
 import os
 import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -37,6 +38,7 @@ class SerialOutput:
         self._sink = sink
         self._wake = wake
         self._pending = bytearray()
+        self._asides: deque[bytes] = deque()
         self._order = threading.Lock()  # held while a batch is delivered: the sink sees them in order
         self._ticking = False
         self._written = False
@@ -54,11 +56,18 @@ class SerialOutput:
         if wake:
             self._wake()
 
+    def insert(self, data: bytes) -> None:
+        """Put something between that is not the guest's, at the next tick; the main loop's thread."""
+        self._asides.append(data)
+        self._wake()
+
     def tick(self) -> bool:
         """Hand over what has waited, unless that would block. False when nothing came since the last tick."""
         if not self._order.acquire(blocking=False):
             return True
         try:
+            while self._asides:
+                self._pending += self._asides.popleft()
             if self._pending:
                 if self._sink.ready():
                     self._deliver()

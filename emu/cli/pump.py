@@ -37,12 +37,15 @@ class Port(GuestInput, Protocol):
 class Pump:
     """Hands over what a source brings, as far as the guest has room; the main loop's own, but for `paused`.
 
-    With `keys` the Ctrl-A keys are told to `on_key`.
+    With `keys` the Ctrl-A keys are told to `on_key`. With `keep_signals`, Ctrl-C on a terminal is a signal.
     """
 
-    def __init__(self, source: Source, *, keys: bool, on_key: Callable[[Key], None]) -> None:
+    def __init__(
+        self, source: Source, *, keys: bool, on_key: Callable[[Key], None], keep_signals: bool | None = None
+    ) -> None:
         self.source = source
         self.keys = EscapeKeys() if keys else None
+        self.keep_signals = not keys if keep_signals is None else keep_signals
         self.paused = False
         self.guest: GuestInput | None = None
         """None before and after the run: what is typed then is for the shell."""

@@ -3,7 +3,6 @@
 import enum
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -36,6 +35,7 @@ class Vcpu:
         self._calls: deque[Callable[[], None]] = deque()
         self._stale: deque[tuple[int, int, threading.Event]] = deque()
         self._stop: Stop | None = None
+        self._paused = False
         self._failure: BaseException | None = None
         self._thread = 0
         self._alarm: Deadline | None = None
@@ -68,6 +68,8 @@ class Vcpu:
         self._run_timers()
         try:
             self.run_calls()
+            if self._paused:  # and reset meanwhile
+                self._wait_resumed()
             if self._controller.pending():  # asked for while nothing ran
                 engine.request_interrupt()
             while self._stop is None:
@@ -147,6 +149,35 @@ class Vcpu:
     def _take_stop(self) -> None:
         if self._stop is None:
             self._stop = Stop.REQUESTED
+
+    @property
+    def paused(self) -> bool:
+        """Between `pause` and `resume`."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Execute nothing until `resume`, but make the calls that are posted; any thread. Time goes on."""
+        self._paused = True
+        self.post(self._wait_resumed)
+
+    def resume(self) -> None:
+        """Go on; any thread."""
+        self._paused = False
+        self.post(_nobody)
+
+    def _wait_resumed(self) -> None:
+        alarm, record = self._alarm, self._record
+        if alarm is None:  # the run ends, or begins and looks by itself
+            return
+        while self._paused and self._stop is None:
+            alarm.disarm()
+            record.alarm = 0
+            record.waiting = 1
+            if not (self._calls or self._stale):
+                alarm.wait()
+            record.waiting = 0
+            self.run_calls()
+        self._run_timers()
 
     def post(self, call: Callable[[], None]) -> None:
         """Run `call` on the vCPU thread between two guest instructions, soon; from any thread, not waiting.
@@ -241,12 +272,3 @@ class Vcpu:
 
 def _nobody() -> None:
     """No board listens."""
-
-
-def calibrate_tsc(read_tsc: Callable[[], int], since: tuple[int, int]) -> int:
-    """Ticks a second of the host's counter, measured since the pair (tsc, ns) was taken; at least 10 ms."""
-    left = since[1] + 10_000_000 - time.monotonic_ns()
-    if left > 0:
-        time.sleep(left / 1e9)
-    ticks, ns = read_tsc() - since[0], time.monotonic_ns() - since[1]
-    return round(ticks * 1e9 / ns)

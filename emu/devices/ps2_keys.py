@@ -31,46 +31,42 @@ KEYS: Final[dict[str, int]] = {
     "kp_divide": 0xE04A, "kp_multiply": 0x7C, "kp_subtract": 0x7B, "kp_add": 0x79, "kp_enter": 0xE05A,
     "kp_decimal": 0x71, "kp_0": 0x70, "kp_1": 0x69, "kp_2": 0x72, "kp_3": 0x7A, "kp_4": 0x6B, "kp_5": 0x73,
     "kp_6": 0x74, "kp_7": 0x6C, "kp_8": 0x75, "kp_9": 0x7D, "meta_l": 0xE01F, "meta_r": 0xE027,
-    "menu": 0xE02F,
+    "menu": 0xE02F, "print": 0xE07C,
 }  # fmt: skip
 """By QEMU's names (those of `sendkey`), or the character on the key."""
+_NAMES: Final = {
+    "minus": "-", "equal": "=", "bracket_left": "[", "bracket_right": "]", "semicolon": ";",
+    "apostrophe": "'", "grave_accent": "`", "backslash": "\\", "less": "<", "comma": ",", "dot": ".",
+    "slash": "/", "asterisk": "kp_multiply",
+}  # fmt: skip
+"""QEMU's names of keys that are above by their character."""
+
+Chord = tuple[int, ...]
+"""Keys that go down one after the other, and up in the opposite order."""
+
+SHIFT, CTRL, ALT = KEYS["shift"], KEYS["ctrl"], KEYS["alt"]
 _SHIFTED: Final = dict(zip('~!@#$%^&*()_+{}|:"<>?', "`1234567890-=[]\\;',./", strict=True))
-_NAMED: Final = {
-    "\n": "ret",
-    "\r": "ret",
-    "\t": "tab",
-    "\b": "backspace",
-    "\x7f": "backspace",
-    "\x1b": "esc",
-    " ": "spc",
-}
+_PLAIN: Final = {
+    "\n": "ret", "\r": "ret", "\t": "tab", "\b": "backspace", "\x7f": "backspace", "\x1b": "esc", " ": "spc",
+}  # fmt: skip
+_WITH_CTRL: Final = {"\0": "spc", "\x1c": "\\", "\x1d": "]", "\x1e": "6", "\x1f": "-"}
 
 
-def strokes(text: str) -> list[tuple[int, bool]]:
-    """The key events (code, pressed) that type `text`; what no key gives is left out.
-
-    Control characters are typed with Ctrl.
-    """
-    found: list[tuple[int, bool]] = []
-    for character in text:
-        key, modifier = _key_of(character)
-        if key is None:
-            continue
-        events = [(key, True), (key, False)]
-        if modifier is not None:
-            events = [(modifier, True), *events, (modifier, False)]
-        found += events
-    return found
+def key_named(name: str) -> int | None:
+    """The key of this name of QEMU's, or with this character on it."""
+    return KEYS.get(_NAMES.get(name, name))
 
 
-def _key_of(character: str) -> tuple[int | None, int | None]:
-    """The key and the one held with it."""
-    if character in _NAMED:
-        return KEYS[_NAMED[character]], None
+def chord_of(character: str) -> Chord:
+    """The keys that type it; none where no key gives it. Control characters are typed with Ctrl."""
+    if character in _PLAIN:
+        return (KEYS[_PLAIN[character]],)
+    if character in _WITH_CTRL:
+        return CTRL, KEYS[_WITH_CTRL[character]]
     if character in _SHIFTED:
-        return KEYS[_SHIFTED[character]], KEYS["shift"]
+        return SHIFT, KEYS[_SHIFTED[character]]
     if "A" <= character <= "Z":
-        return KEYS[character.lower()], KEYS["shift"]
+        return SHIFT, KEYS[character.lower()]
     if "\x01" <= character <= "\x1a":
-        return KEYS[chr(ord(character) + 0x60)], KEYS["ctrl"]
-    return KEYS.get(character), None
+        return CTRL, KEYS[chr(ord(character) + 0x60)]
+    return (KEYS[character],) if len(character) == 1 and character in KEYS else ()

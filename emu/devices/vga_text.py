@@ -4,6 +4,10 @@ Source: IBM PS/2 Video Subsystem Technical Reference (1992), VGA function: 2-41 
 0xB8000 is the board's plain RAM. Ports are those of the colour address (0x3D4, 0x3DA).
 """
 
+from codecs import charmap_decode
+from dataclasses import dataclass
+from typing import Final
+
 from emu.bus.types import AccessError, Fault
 
 BASE, PORTS = 0x3C0, 0x20
@@ -17,7 +21,10 @@ HORIZONTAL_END, OVERFLOW, MAX_SCAN_LINE, START_HIGH, START_LOW, OFFSET, VERTICAL
     *(0x01, 0x07, 0x09, 0x0C, 0x0D),
     *(0x13, 0x12),
 )
+CURSOR_START, CURSOR_END, CURSOR_HIGH, CURSOR_LOW = 0x0A, 0x0B, 0x0E, 0x0F
+CURSOR_OFF, SCAN_LINE = 0x20, 0x1F
 GRAPHICS_MISC, GRAPHICS_MODE = 0x06, 0x01
+ATTRIBUTE_MODE, BLINK_ENABLE = 0x10, 0x08
 COLUMNS, ROWS, MOST_COLUMNS, MOST_ROWS = 80, 25, 160, 100
 
 NAMES = {
@@ -26,6 +33,28 @@ NAMES = {
     DAC_DATA: "DAC data", MISC_READ: "MISC", GRAPHICS: "GC index", GRAPHICS + 1: "GC data",
     CRTC: "CRTC index", CRTC + 1: "CRTC data", STATUS: "IS1/FC",
 }  # fmt: skip
+
+GLYPHS: Final = (
+    " \u263a\u263b\u2665\u2666\u2663\u2660\u2022\u25d8\u25cb\u25d9\u2642\u2640\u266a\u266b\u263c"
+    "\u25ba\u25c4\u2195\u203c\u00b6\u00a7\u25ac\u21a8\u2191\u2193\u2192\u2190\u221f\u2194\u25b2\u25bc"
+    + bytes(range(0x20, 0x7F)).decode()
+    + "\u2302"
+    + bytes(range(0x80, 0xFF)).decode("cp437")
+    + " "
+)
+"""What the character generator's font of code page 437 shows for each byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextScreen:
+    """What a text screen shows: `lines` as wide as the screen, and for each cell the attribute byte of text
+    mode (foreground, background << 4; with `blinks`, bit 7 is for blinking). `cursor` is (column, row).
+    """
+
+    lines: tuple[str, ...]
+    attributes: tuple[bytes, ...]
+    cursor: tuple[int, int] | None = None
+    blinks: bool = True
 
 
 class _Indexed:
@@ -50,12 +79,14 @@ class VgaText:
     size = PORTS
 
     def __init__(self) -> None:
+        self._last_screen: tuple[tuple[bytes, ...], TextScreen | None] | None = None
         self.reset()
 
     def reset(self) -> None:
         """As firmware leaves it: mode 3, cursor at the top left."""
         self.crtc, self.sequencer, self.graphics = _Indexed(32), _Indexed(8), _Indexed(16)
         self.attribute = _Indexed(32)
+        self.attribute.values[ATTRIBUTE_MODE] = BLINK_ENABLE
         self._by_offset = {SEQUENCER: self.sequencer, GRAPHICS: self.graphics, CRTC: self.crtc}
         self._plain = {MISC: MISC_COLOUR, PEL_MASK: 0xFF}
         self._attribute_data = False  # the next write to 0x3C0 is data, not an index
@@ -117,17 +148,40 @@ class VgaText:
 
     def text(self, memory: memoryview) -> str:
         """The lines on the screen by code page 437; `memory` are the 32 KiB of text. Empty in graphics."""
+        screen = self.screen(memory)
+        return "" if screen is None else "\n".join(line.rstrip() for line in screen.lines)
+
+    def screen(self, memory: memoryview) -> TextScreen | None:
+        """What the screen shows, None in graphics modes; any thread may look."""
+        registers = (self.crtc, self.graphics, self.attribute)
+        key = (bytes(memory), *(bytes(chosen.values) for chosen in registers))
+        last = self._last_screen
+        if last is None or last[0] != key:  # a display asks many times a second, and mostly for the same
+            last = self._last_screen = key, self._decode(key[0])
+        return last[1]
+
+    def _decode(self, memory: bytes) -> TextScreen | None:
         if self.graphics.values[GRAPHICS_MISC] & GRAPHICS_MODE:
-            return ""
+            return None
         columns, rows, start, pitch = self._geometry()
-        characters = bytes(memory[::2])
-        cells = len(characters)
-        lines = []
-        for row in range(rows):
-            at = (start + row * pitch) % cells
-            line = (characters + characters)[at : at + columns]
-            lines.append(line.replace(b"\0", b" ").decode("cp437").rstrip())
-        return "\n".join(lines)
+        twice = 2 * memory  # it wraps around
+        places = [2 * ((start + row * pitch) % (len(memory) // 2)) for row in range(rows)]
+        cells = [twice[at : at + 2 * columns] for at in places]
+        return TextScreen(
+            tuple(charmap_decode(row[::2], "strict", GLYPHS)[0] for row in cells),
+            tuple(row[1::2] for row in cells),
+            self._cursor(columns, rows, start, pitch),
+            bool(self.attribute.values[ATTRIBUTE_MODE] & BLINK_ENABLE),
+        )
+
+    def _cursor(self, columns: int, rows: int, start: int, pitch: int) -> tuple[int, int] | None:
+        crtc = self.crtc.values
+        first = crtc[CURSOR_START]
+        if first & CURSOR_OFF or first & SCAN_LINE > crtc[CURSOR_END] & SCAN_LINE:
+            return None
+        at = crtc[CURSOR_HIGH] << 8 | crtc[CURSOR_LOW]
+        row, column = divmod((at - start) % (TEXT_SIZE // 2), pitch)
+        return (column, row) if column < columns and row < rows else None
 
     def _geometry(self) -> tuple[int, int, int, int]:
         """Columns, rows, the first cell, cells from row to row; 80 by 25 where nobody has set a mode."""

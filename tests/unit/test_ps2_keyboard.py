@@ -1,6 +1,8 @@
+import pytest
+
 from emu.devices.ps2_8042 import Ps2Controller
 from emu.devices.ps2_keyboard import Ps2Keyboard
-from emu.devices.ps2_keys import KEYS, TO_SET_1, strokes
+from emu.devices.ps2_keys import KEYS, TO_SET_1, chord_of, key_named
 from emu.testing.lines import RecordingLine
 
 
@@ -112,17 +114,27 @@ def test_state_survives_a_save_in_the_middle_of_a_command() -> None:
     assert other.kbd.state.scan_set == 1
 
 
-def test_text_becomes_strokes_of_a_us_keyboard() -> None:
+def test_a_character_is_a_chord_of_a_us_keyboard() -> None:
     shift, ctrl = KEYS["shift"], KEYS["ctrl"]
-    assert strokes("a") == [(0x1C, True), (0x1C, False)]
-    assert strokes("A|") == [
-        *((shift, True), (0x1C, True), (0x1C, False), (shift, False)),
-        *((shift, True), (0x5D, True), (0x5D, False), (shift, False)),
-    ]
-    assert strokes("\x03") == [(ctrl, True), (0x21, True), (0x21, False), (ctrl, False)]
-    assert strokes("\u20ac") == []
-    printable = "".join(map(chr, range(0x20, 0x7F)))
-    assert len([code for code, down in strokes(printable) if down and code != shift]) == len(printable)
+    assert [chord_of(each) for each in "aA|\x03\u20ac"] == [
+        (0x1C,), (shift, 0x1C), (shift, 0x5D), (ctrl, 0x21), (),
+    ]  # fmt: skip
+    typed = [chord_of(chr(code)) for code in range(0x20, 0x7F)]
+    assert all(len(chord) == 1 or (len(chord) == 2 and chord[0] == shift) for chord in typed)
+    assert len(set(typed)) == len(typed)
+
+
+def test_every_control_character_but_those_with_a_key_is_typed_with_ctrl() -> None:
+    without = [code for code in range(0x20) if chord_of(chr(code))[0] != KEYS["ctrl"]]
+    assert without == [0x08, 0x09, 0x0A, 0x0D, 0x1B]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("ret", 0x5A), ("minus", 0x4E), ("-", 0x4E), ("f12", 0x07), ("delete", 0xE071)]
+)
+def test_keys_go_by_the_names_of_qemus_monitor(name: str, code: int) -> None:
+    assert key_named(name) == code
+    assert key_named("hyper") is None
 
 
 def test_through_the_controller_a_key_interrupts_once_a_byte() -> None:
