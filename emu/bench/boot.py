@@ -1,4 +1,7 @@
-"""From the start of the command to the end of a guest that says one line, beside QEMU where that is."""
+"""From the start of the command to the end of a guest that says one line, beside QEMU where that is.
+
+And from there to the first guest instruction, of that guest and of a kernel that the user names.
+"""
 
 import json
 import os
@@ -31,14 +34,23 @@ class Process(NamedTuple):
     peak_kib: int
 
 
+class Start(NamedTuple):
+    """Medians, in ms. `first` is from the process's start to the first guest instruction, with its range."""
+
+    first: float
+    low: float
+    high: float
+    phases: dict[str, float]
+    touched_kib: int
+
+
 class Boot(NamedTuple):
-    """Medians; `phases` in ms. `beside` has QEMU's wall first and ours second, None where QEMU is missing."""
+    """Medians. `beside` has QEMU's wall first and ours second, None where QEMU is missing."""
 
     ours: Process
     qemu: Process | None
     beside: Ratio | None
-    phases: dict[str, float]
-    touched_kib: int
+    start: Start
 
 
 def flags(image: str) -> list[str]:
@@ -61,10 +73,10 @@ def measure(image: str, rounds: int = ROUNDS) -> Boot:
         rounds,
     )
     ours, *others = seen
-    phases, touched = _phases(image, rounds)
+    start = _start(flags(image), "", DONE, rounds)
     qemu = others[0] if others else None
     beside = ratio([p.wall for p in qemu], [p.wall for p in ours]) if qemu is not None else None
-    return Boot(_medians(ours), _medians(qemu) if qemu is not None else None, beside, phases, touched)
+    return Boot(_medians(ours), _medians(qemu) if qemu is not None else None, beside, start)
 
 
 def emu_command() -> list[str]:
@@ -107,14 +119,33 @@ def _medians(runs: Sequence[Process]) -> Process:
     )
 
 
-def _phases(image: str, rounds: int) -> tuple[dict[str, float], int]:
-    """The medians of `emu.bench.phases`, each run in a process of its own; guest RAM touched in KiB."""
-    seen = []
-    for _ in range(rounds):
-        command = [sys.executable, "-m", "emu.bench.phases", image, str(time.monotonic_ns())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-        if done.returncode:
-            raise EmuError(f"{image}: {done.stderr.strip().splitlines()[-1]}")
-        seen.append(json.loads(done.stdout))
-    phases = {name: median(run["stamps"][name] for run in seen) for name in PHASES}
-    return phases, max(run["touched_kib"] for run in seen)
+def measure_start(kernel: str, initrd: str | None, rounds: int = ROUNDS) -> Start:
+    """Start `kernel` again and again up to its first instruction. Raises EmuError where that fails.
+
+    The first start, which unpacks the kernel and keeps it, is not counted.
+    """
+    words = ["-m", "512M", "-display", "none", "-serial", "null", "-kernel", kernel]
+    if initrd is not None:
+        words += ["-initrd", initrd]
+    _phases(words, "+", 0)
+    return _start(words, "+", 0, rounds)
+
+
+def _start(words: Sequence[str], until: str, status: int, rounds: int) -> Start:
+    """The medians of `emu.bench.phases`, each run in a process of its own."""
+    seen = [_phases(words, until, status) for _ in range(rounds)]
+    phases = {name: median(stamps[name] for stamps, _ in seen) for name in PHASES}
+    firsts = sorted(sum(stamps[name] for name in PHASES[:-1]) for stamps, _ in seen)
+    return Start(median(firsts), firsts[0], firsts[-1], phases, max(touched for _, touched in seen))
+
+
+def _phases(words: Sequence[str], until: str, status: int) -> tuple[dict[str, float], int]:
+    """One run's phases in ms, and the guest RAM touched in KiB."""
+    began = f"{time.monotonic_ns()}{until}"
+    command = [sys.executable, "-m", "emu.bench.phases", began, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    last = done.stderr.strip().splitlines()[-1:]
+    if done.returncode != status or not last:
+        raise EmuError(f"{' '.join(words)}: {''.join(last) or f'exit status {done.returncode}'}")
+    found = json.loads(last[0])
+    return found["stamps"], found["touched_kib"]

@@ -1,45 +1,76 @@
-"""One boot with the time of its phases, as a program: `python -m emu.bench.phases KERNEL STARTED_NS`.
+"""One start with the time of its phases, as a program: `python -m emu.bench.phases STARTED_NS FLAGS...`.
 
-Prints JSON: milliseconds from STARTED_NS (CLOCK_MONOTONIC) to here, of the imports, of building the machine,
-of loading the kernel up to the first guest instruction, and of the run; and the guest RAM that was touched.
+The way of `emu run FLAGS`, stamped between its steps and nowhere in the guest's. Prints JSON on standard
+error: milliseconds from STARTED_NS (CLOCK_MONOTONIC) to here, of the command's imports, of the board's imports
+and of building the machine, of loading up to the first guest instruction, and of the run; and the guest RAM
+that was touched. Where STARTED_NS ends with "+" the guest does not get as far as its first instruction.
 """
 
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emu.cli.session import Session
+    from emu.config import MachineConfig
+    from emu.machine import Machine
+
+NAMES = ("interpreter", "import", "build", "load", "run")
 
 
-def main(kernel: str, started_ns: int) -> None:
-    """Boot `kernel` and print."""
-    stamps = [started_ns, time.monotonic_ns()]
-    from emu.boards.pc import build_pc  # noqa: PLC0415 - imports are what is measured
-    from emu.config import DeviceConfig, MachineConfig  # noqa: PLC0415 - as above
-    from emu.cpu.state import StartState  # noqa: PLC0415 - as above
+class Stamps:
+    """The moments so far, and what is known at the end."""
 
-    stamps.append(time.monotonic_ns())
-    device = DeviceConfig("isa-debug-exit", {"iobase": "0xf4", "iosize": "0x04"})
-    config = MachineConfig(kernel=kernel, no_reboot=True, devices=(device,))
-    machine = build_pc(config, serial_out=lambda _data: None)
-    stamps.append(time.monotonic_ns())
-    load = machine.boot
+    def __init__(self, started_ns: int) -> None:
+        self.moments = [started_ns, time.monotonic_ns()]
+        self.touched_kib = 0
 
-    def stamped_load() -> StartState:
-        state = load()
-        stamps.append(time.monotonic_ns())
-        return state
+    def add(self) -> None:
+        """A step has ended."""
+        self.moments.append(time.monotonic_ns())
 
-    machine.boot = stamped_load
-    machine.run()
-    stamps.append(time.monotonic_ns())
+    def document(self) -> dict[str, object]:
+        """Milliseconds by phase."""
+        pairs = zip(NAMES, self.moments, self.moments[1:], strict=False)
+        return {"stamps": {name: (b - a) / 1e6 for name, a, b in pairs}, "touched_kib": self.touched_kib}
+
+
+def main(started: str, flags: list[str]) -> int:
+    """Start the machine that `flags` ask for, and print; returns the exit status of `emu run`."""
+    stamps = Stamps(int(started.rstrip("+")))
+    from emu.cli import run as command  # noqa: PLC0415 - imports are what is measured
+    from emu.cli.main import main as emu  # noqa: PLC0415 - as above
+
+    stamps.add()
+    build = command.build
+
+    def stamped_build(config: "MachineConfig", session: "Session") -> "Machine":
+        machine = build(config, session)
+        stamps.add()
+
+        def before_first_instruction() -> None:
+            stamps.add()
+            if started.endswith("+"):
+                machine.stop()
+
+        machine.post(before_first_instruction)
+        machine.on_close.append(lambda: note_memory(machine))
+        return machine
+
+    def note_memory(machine: "Machine") -> None:
+        import os  # noqa: PLC0415 - for the report only
+
+        stamps.touched_kib = os.fstat(machine.memory.fd).st_blocks // 2
+
+    command.build = stamped_build
+    status = emu(["run", *flags])
+    stamps.add()
 
     import json  # noqa: PLC0415 - for the report only
-    import os  # noqa: PLC0415 - as above
 
-    names = ("interpreter", "import", "build", "load", "run")
-    spans = {name: (b - a) / 1e6 for name, a, b in zip(names, stamps, stamps[1:], strict=False)}
-    touched = os.fstat(machine.memory.fd).st_blocks // 2
-    machine.close()
-    print(json.dumps({"stamps": spans, "touched_kib": touched}))
+    print(json.dumps(stamps.document()), file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Final, TextIO
 
 from emu import __version__
+from emu.cli.startup import uncollected
 from emu.errors import ConfigError, EmuError
 
 OK, INTERNAL, BAD_COMMAND_LINE, INTERRUPTED, PIPE_BROKEN = 0, 1, 2, 130, 141
@@ -70,7 +71,8 @@ def _subcommand(name: str) -> Callable[[list[str], TextIO], int]:
     """`run` of the subcommand's file. Raises ConfigError where that file does not exist."""
     module = f"emu.cli.{name}"
     try:
-        found: Callable[[list[str], TextIO], int] = import_module(module).run
+        with uncollected():
+            found: Callable[[list[str], TextIO], int] = import_module(module).run
     except ModuleNotFoundError as error:
         if error.name == module:
             raise ConfigError(f"{name}: not built yet") from None

@@ -12,6 +12,7 @@ from emu.cli.flags import TABLE, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import FileSink
 from emu.cli.session import Cause, Session
+from emu.cli.startup import uncollected
 from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
 
@@ -48,20 +49,26 @@ def run(argv: list[str], out: TextIO) -> int:
 
 def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
-    from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
-
     with (
         open_device(config.serial, "serial0", "-serial", out) as console,
         open_chardevs(config, out) as chardevs,
         Session(config, console.sink, console.source, keys=console.keys) as session,
     ):
         connect(session, console)
-        with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
+        with contextlib.closing(build(config, session)) as machine:
             connect_ports(session, machine, chardevs)
             outcome = session.run(machine)
             report(session, outcome, machine.rip_text)
             write_reports(config, machine, out)
     return exit_status(session, outcome)
+
+
+def build(config: MachineConfig, session: Session) -> "Machine":
+    """The machine, its COM1 joined with the session. Raises ConfigError."""
+    with uncollected():
+        from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
+
+        return build_pc(config, serial_out=session.output.write)
 
 
 def exit_status(session: Session, outcome: Outcome) -> int:

@@ -13,7 +13,7 @@ from emu.cli.chardev import open_device
 from emu.cli.flags import TABLE, extra_option, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import Sink
-from emu.cli.run import connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports
+from emu.cli.run import build, connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.config import MachineConfig, Outcome, OutcomeKind
@@ -136,8 +136,6 @@ def _run_machine(
     config: MachineConfig, judge: Judge, serial: str, out: TextIO
 ) -> tuple[Session, Outcome, str]:
     """Run one machine under the judge; return its session, its end and the guest's place."""
-    from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
-
     with (
         open_device(serial, "serial0", "-serial", out) as shown,
         open_chardevs(config, out) as chardevs,
@@ -147,7 +145,7 @@ def _run_machine(
         with Session(config, sink, source, keys=False) as session:
             sink.session = session
             connect(session, shown)
-            with contextlib.closing(build_pc(config, serial_out=session.output.write)) as machine:
+            with contextlib.closing(build(config, session)) as machine:
                 connect_ports(session, machine, chardevs)
                 if judge.screen is not None:
                     machine.post(lambda: _watch_screen(machine, judge, session))

@@ -9,7 +9,6 @@ Within a process that is `private_barrier`. Between processes the machine's proc
 import ctypes
 import functools
 import os
-import platform
 from collections.abc import Callable
 from typing import Final
 
@@ -50,9 +49,9 @@ def _membarrier(register: int) -> Callable[[int, int, int], object]:
 
     The GIL is kept during the call: giving it away would cost more than it takes.
     """
-    number = SYSCALL_NUMBER.get(platform.machine())
+    number = SYSCALL_NUMBER.get(os.uname().machine)
     if number is None:
-        raise ConfigError(f"membarrier: its number on {platform.machine()} is not known; use inline queues")
+        raise ConfigError(f"membarrier: its number on {os.uname().machine} is not known; use inline queues")
     syscall = ctypes.PyDLL(None, use_errno=True).syscall
     syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_uint, ctypes.c_int]
     syscall.restype = ctypes.c_long
