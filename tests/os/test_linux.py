@@ -94,50 +94,6 @@ def test_a_reboot_ends_the_run_where_it_shall(start: Callable[..., Guest]) -> No
     assert guest.text.count("INIT-START") == 1
 
 
-ROUND = """\
-i=0; while [ $i -lt 60 ]; do \
-[ "$(echo $i | md5sum)" = "$(echo $i | md5sum)" ] || echo WRONG; i=$((i+1)); done; \
-dd if=/dev/vda bs=64k count=16 2>/dev/null > /r; gzip -c /r | gunzip -c | md5sum; \
-rmmod virtio_blk && insmod /modules/virtio_blk.ko; \
-until [ -b /dev/vda ]; do usleep 10000; done; dd if=/dev/vda bs=64k count=16 2>/dev/null | md5sum; \
-(for j in 1 2 3; do \
-(i=0; while [ $i -lt 20 ]; do echo $j$i | sha256sum; i=$((i+1)); done | md5sum) & done; wait)
-"""
-"""Many short processes, pipes, module unload and load, three jobs side by side; each with its checksum."""
-
-
-def jobs_checksum(job: int) -> str:
-    lines = (hashlib.sha256(f"{job}{i}\n".encode()).hexdigest() + "  -\n" for i in range(20))
-    return hashlib.md5("".join(lines).encode(), usedforsecurity=False).hexdigest()
-
-
-def play_round(guest: Guest, since: int) -> int:
-    """Run ROUND in the guest's shell; check every result."""
-    guest.type(ROUND.replace("\n", "") + "; echo round-$((40 + 2))\n")
-    end = guest.expect("round-42", since)
-    said = guest.text[since:end]
-    assert said.count(MD5) == 2, said
-    assert "\nWRONG" not in said
-    assert all(jobs_checksum(job) in said for job in (1, 2, 3)), said
-    return end
-
-
-def test_processes_pipes_and_modules_come_and_go_with_right_results(start: Callable[..., Guest]) -> None:
-    guest = start("quiet job=shell")
-    at = guest.expect("# ")
-    for _ in range(3):
-        at = play_round(guest, at)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1000)
-def test_ten_minutes_of_such_a_load(start: Callable[..., Guest]) -> None:
-    guest = start("quiet job=shell", "-timeout", "900")
-    at, end = guest.expect("# "), time.monotonic() + 600
-    while time.monotonic() < end:
-        at = play_round(guest, at)
-
-
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
