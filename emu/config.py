@@ -69,8 +69,10 @@ class MachineConfig:
     """One machine.
 
     `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input
-    either), "file:PATH", "pty" or "unix:PATH,server=on|off,wait=on|off"; the board does not look at it, it
-    calls `serial_out`. `chardevs` says the same of the devices' `chardev=ID`. `timeout_s` is host seconds,
+    either), "file:PATH", "pty", "unix:PATH,server=on|off,wait=on|off" or "vc" (a console of the display);
+    the board does not look at it, it calls `serial_out`. `monitor` says the same of the monitor, which
+    with "mux" is behind the Ctrl-A keys where COM1 has them, and `chardevs` of the devices' `chardev=ID`. `display` is "none" or
+    "curses". `timeout_s` is host seconds,
     kept by the command's main loop, which calls `Machine.stop`.
 
     Without `kernel`, or with `bios`, firmware runs: `boot_order` is QEMU's letters; without `graphics` its
@@ -93,6 +95,8 @@ class MachineConfig:
     devices: tuple[DeviceConfig, ...] = ()
     objects: tuple[ObjectConfig, ...] = ()
     serial: str = "mon:stdio"
+    monitor: str = "mux"
+    display: str = "none"
     chardevs: Mapping[str, str] = field(default_factory=dict)
     no_reboot: bool = False
     engine: EngineChoice = "auto"

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emu.boards.pc import PcBoard
     from emu.cli.session import Session
     from emu.config import MachineConfig
     from emu.machine import Machine
@@ -44,8 +45,9 @@ def main(started: str, flags: list[str]) -> int:
     stamps.add()
     build = command.build
 
-    def stamped_build(config: "MachineConfig", session: "Session") -> "Machine":
-        machine = build(config, session)
+    def stamped_build(config: "MachineConfig", session: "Session") -> "PcBoard":
+        board = build(config, session)
+        machine = board.machine
         stamps.add()
 
         def before_first_instruction() -> None:
@@ -55,7 +57,7 @@ def main(started: str, flags: list[str]) -> int:
 
         machine.post(before_first_instruction)
         machine.on_close.append(lambda: note_memory(machine))
-        return machine
+        return board
 
     def note_memory(machine: "Machine") -> None:
         import os  # noqa: PLC0415 - for the report only

@@ -108,6 +108,8 @@ class CursesDisplay:
         self._stderr: TextIO | None = None
         self._told = _Told()
         self.consoles: list[Console] = []
+        self.serial = TextConsole()
+        """For COM1 on `vc`."""
         self._shown = 0
         self.pump = Pump(source, keys=False, on_key=lambda _key: None, keep_signals=False)
 

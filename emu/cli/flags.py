@@ -44,7 +44,7 @@ EXITS_WORDS = ("symbols", "time")
 BOOT_LETTERS = "acdn"
 CHARDEVS = ("stdio", "null", "file", "pty", "socket")
 CHARDEV_KEYS = ("backend", "id", "path", "mux", "server", "wait")
-SERIALS_LATER = ("vc", "tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
+SERIALS_LATER = ("tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
 
 LATER: Mapping[str, str] = {
     "pflash": "-bios FILE gives firmware",
@@ -58,13 +58,13 @@ LATER: Mapping[str, str] = {
     "S": "--exits=symbols and --trace FILE.json show what the guest does",
     "d": "--exits=symbols and --trace FILE.json show what the guest does",
     "D": "--exits=symbols and --trace FILE.json show what the guest does",
-    "mon": "-monitor none is the monitor so far",
+    "mon": "-monitor stdio, pty or unix:PATH gives a monitor",
     "enable-kvm": "-accel tcg is the accelerator",
     "icount": "guest time is the host's; --exits counts exactly without it",
     "parallel": "-serial is there",
     "vnc": "-display none and -nographic are there",
     "spice": "-display none and -nographic are there",
-    "curses": "-display none and -nographic are there",
+    "curses": "use -display curses",
     "rtc": "the clock starts at the host's time in UTC, as QEMU's does",
     "usb": "-device virtio-blk-pci and -drive are there",
     "usbdevice": "-device virtio-blk-pci and -drive are there",
@@ -98,6 +98,7 @@ class Draft:
     image: str | None = None
     serials: list[str] = field(default_factory=list)
     chardevs: dict[str, str] = field(default_factory=dict)
+    monitor: str | None = None
     no_defaults: bool = False
     nographic: bool = False
     snapshot: bool = False
@@ -170,7 +171,7 @@ def _object(draft: Draft, text: str) -> None:
 
 def _serial(draft: Draft, text: str) -> None:
     kind, _, rest = text.partition(":")
-    if text in ("stdio", "mon:stdio", "null", "none", "pty") or (kind in ("file", "chardev") and rest):
+    if text in ("stdio", "mon:stdio", "null", "none", "pty", "vc") or (kind in ("file", "chardev") and rest):
         draft.serials.append(text)
         return
     if kind == "unix" and rest:
@@ -181,6 +182,20 @@ def _serial(draft: Draft, text: str) -> None:
     if kind in SERIALS_LATER or text.startswith("/dev/"):
         raise ConfigError(f'"{text}" is not supported yet; {instead}')
     raise ConfigError(f'"{text}" is not known; {instead}')
+
+
+def _monitor(draft: Draft, text: str) -> None:
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest:
+        text = _unix(unique_keys(key_values(rest, "path"), ("path", "server", "wait")))
+    elif text not in ("none", "null", "stdio", "pty", "vc"):
+        raise ConfigError(f'"{text}" is not supported; use stdio, pty, unix:PATH, vc or none')
+    draft.monitor = text
+
+
+def _display(draft: Draft, text: str) -> None:
+    kind = choice("display", text, ("none", "curses"))
+    draft.config = replace(draft.config, display=kind)
 
 
 def _unix(values: Mapping[str, str]) -> str:
@@ -379,12 +394,19 @@ TABLE: tuple[Option[Draft], ...] = (
         "nographic",
         None,
         _mark("nographic"),
-        "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A H lists the keys",
+        "COM1 on mon:stdio: Ctrl-A X ends the run, Ctrl-A C is the monitor, Ctrl-A H lists the keys",
     ),
-    Option("display", "none", _only("none", instead="there is no window; use none"), "no window is made"),
+    Option(
+        "display", "none|curses", _display, "curses: the text screen in this terminal; its keys are below"
+    ),
     Option("vga", "std|none", _vga, "firmware's text screen, or none"),
-    Option("monitor", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
-    Option("qmp", "none", _only("none", instead="there is no monitor; use none"), "no monitor is built"),
+    Option(
+        "monitor",
+        "stdio|pty|unix:PATH[,server=on][,wait=off]|vc|none",
+        _monitor,
+        "where the monitor is (help lists its commands), default Ctrl-A C where COM1 is on mon:stdio",
+    ),
+    Option("qmp", "none", _only("none", instead="use -monitor; none is the default"), "no such monitor"),
     Option("nic", "none", _NO_NET, "no network device"),
     Option("net", "none", _NO_NET, "no network device"),
     Option("nodefaults", None, _mark("no_defaults"), "no serial port unless -serial asks for it"),
@@ -434,7 +456,8 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     Raises ConfigError where flags contradict each other.
     """
     serial = _chosen_serial(draft)
-    config = replace(draft.config, serial=serial, chardevs=_used_chardevs(draft, serial))
+    monitor = _chosen_monitor(draft, serial)
+    config = replace(draft.config, serial=serial, monitor=monitor, chardevs=_used_chardevs(draft, serial))
     config = _place_image(config, draft.image, is_kernel)
     if draft.nographic:
         config = replace(config, graphics=False)
@@ -453,7 +476,9 @@ def _chosen_serial(draft: Draft) -> str:
     if len(draft.serials) > 1:
         raise ConfigError(f'-serial: a second port is not supported yet; "{draft.serials[0]}" came before')
     if not draft.serials:
-        by_device = not draft.nographic and _device_on_stdio(draft)
+        if draft.config.display == "curses" and not draft.no_defaults:
+            return "vc"
+        by_device = not draft.nographic and (_device_on_stdio(draft) or draft.monitor == "stdio")
         return "none" if draft.no_defaults or by_device else "mon:stdio"
     kind, _, name = draft.serials[0].partition(":")
     if kind != "chardev":
@@ -461,6 +486,22 @@ def _chosen_serial(draft: Draft) -> str:
     if name not in draft.chardevs:
         raise ConfigError(f"-serial: no -chardev has id={name}; {nearest(name, draft.chardevs)}")
     return draft.chardevs[name]
+
+
+def _chosen_monitor(draft: Draft, serial: str) -> str:
+    """Where the monitor is. Raises ConfigError where it, COM1 or the display have no place."""
+    curses = draft.config.display == "curses"
+    if curses and draft.nographic:
+        raise ConfigError("-display curses: -nographic is the opposite; leave one out")
+    if curses and (serial.endswith("stdio") or draft.monitor == "stdio" or _device_on_stdio(draft)):
+        raise ConfigError("-display curses: the terminal is taken by stdio; use vc, pty or file:PATH there")
+    if not curses and "vc" in (serial, draft.monitor):
+        raise ConfigError("vc is a console of -display curses; give that, or use stdio")
+    if draft.monitor == "stdio" and (serial.endswith("stdio") or _device_on_stdio(draft)):
+        raise ConfigError("-monitor: stdio is taken by -serial; try -serial null, or mon:stdio for both")
+    if draft.monitor is not None:
+        return "none" if draft.monitor == "null" else draft.monitor
+    return "vc" if curses and not draft.no_defaults else "mux"
 
 
 def _device_on_stdio(draft: Draft) -> bool:

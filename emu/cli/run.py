@@ -11,19 +11,27 @@ from emu.cli.chardev import CharDevice, open_device
 from emu.cli.flags import TABLE, finish, parse_flags
 from emu.cli.options import help_text
 from emu.cli.output import FileSink
+from emu.cli.seat import Seat
 from emu.cli.session import Cause, Session
 from emu.cli.startup import uncollected
 from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
 
 if TYPE_CHECKING:
+    from emu.boards.pc import PcBoard
+    from emu.cli.curses_display import CursesDisplay
     from emu.machine import Machine
 
 USAGE: Final = "usage: emu run [flags] [IMAGE]\n\nRun a guest. Flags are spelled and valued as QEMU's."
 EPILOG: Final = """\
 exit status: (N << 1) | 1 when the guest writes N to isa-debug-exit; 0 power-off, reset with -no-reboot,
-Ctrl-A X; 1 internal error; 2 bad command line; 3 triple fault; 4 guest halted with interrupts off, --timeout;
-128 + N after signal N."""
+Ctrl-A X, the monitor's quit; 1 internal error; 2 bad command line; 3 triple fault; 4 guest halted with
+interrupts off, --timeout; 128 + N after signal N.
+
+keys of -nographic and mon:stdio: Ctrl-A X ends the run, Ctrl-A C goes to the monitor and back, Ctrl-A B sends a
+break, Ctrl-A Ctrl-A a Ctrl-A, Ctrl-A H lists them; every other key, Ctrl-C too, is the guest's.
+keys of -display curses: Alt-1 shows the screen, Alt-2 the monitor, where quit ends the run, Alt-3 COM1; every
+other key is the guest's, Alt-x and Esc x mean the same."""
 
 POWER_OFF, TRIPLE_FAULT, HANG = 0, 3, 4
 STATUS: Final = {
@@ -49,26 +57,39 @@ def run(argv: list[str], out: TextIO) -> int:
 
 def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
-    with (
-        open_device(config.serial, "serial0", "-serial", out) as console,
-        open_chardevs(config, out) as chardevs,
-        Session(config, console.sink, console.source, keys=console.keys) as session,
-    ):
+    with contextlib.ExitStack() as stack:
+        display = open_terminal(config, out, stack)
+        console = stack.enter_context(open_serial(config, display, out))
+        chardevs = stack.enter_context(open_chardevs(config, out))
+        monitor = None
+        if config.monitor not in ("mux", "vc", "none"):
+            monitor = stack.enter_context(open_device(config.monitor, "compat_monitor0", "-monitor", out))
+        session = stack.enter_context(Session(config, console.sink, console.source, keys=console.keys))
         connect(session, console)
-        with contextlib.closing(build(config, session)) as machine:
-            connect_ports(session, machine, chardevs)
-            outcome = session.run(machine)
-            report(session, outcome, machine.rip_text)
-            write_reports(config, machine, out)
+        board = build(config, session)
+        machine = stack.enter_context(contextlib.closing(board.machine))
+        connect_ports(session, machine, chardevs)
+        seat = Seat(session, board)
+        if console.keys:
+            session.on_break = seat.send_break
+            session.make_monitor = None if config.monitor == "none" else seat.console
+        if monitor is not None:
+            connect(session, monitor)
+            seat.add_monitor(monitor)
+        if display is not None:
+            seat.add_display(display, console.sink, config)
+        outcome = session.run(machine)
+        report(session, outcome, machine.rip_text)
+        write_reports(config, machine, out)
     return exit_status(session, outcome)
 
 
-def build(config: MachineConfig, session: Session) -> "Machine":
-    """The machine, its COM1 joined with the session. Raises ConfigError."""
+def build(config: MachineConfig, session: Session) -> "PcBoard":
+    """The board, its COM1 joined with the session. Raises ConfigError."""
     with uncollected():
-        from emu.boards.pc import build_pc  # noqa: PLC0415 - the engine loads only when a machine is built
+        from emu.boards.pc import assemble_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
-        return build_pc(config, serial_out=session.output.write)
+        return assemble_pc(config, serial_out=session.output.write)
 
 
 def exit_status(session: Session, outcome: Outcome) -> int:
@@ -136,6 +157,26 @@ def connect(session: Session, device: CharDevice) -> None:
             sink.cancel()
 
         session.on_stop = cancel
+
+
+def open_terminal(config: MachineConfig, out: TextIO, stack: contextlib.ExitStack) -> "CursesDisplay | None":
+    """The display, where one is asked for. Raises ConfigError where it cannot be."""
+    if config.display == "none":
+        return None
+    from emu.cli.curses_display import open_display  # noqa: PLC0415 - most runs have none
+
+    display = open_display(out)
+    stack.callback(display.close)
+    return display
+
+
+def open_serial(
+    config: MachineConfig, display: "CursesDisplay | None", out: TextIO
+) -> contextlib.AbstractContextManager[CharDevice]:
+    """Where COM1 goes: a console of the display, or a device of the host."""
+    if config.serial == "vc" and display is not None:
+        return contextlib.nullcontext(CharDevice(display.serial))
+    return open_device(config.serial, "serial0", "-serial", out)
 
 
 @contextlib.contextmanager

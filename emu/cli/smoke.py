@@ -93,6 +93,8 @@ def run(argv: list[str], out: TextIO) -> int:
     if draft.image is not None:
         draft.image = find_image(draft.image)
     config = finish(draft, is_kernel)
+    if config.display != "none" or config.monitor not in ("mux", "none"):
+        raise ConfigError("smoke has no display and no monitor; emu run has -display and -monitor")
     if config.timeout_s is None:
         config = replace(config, timeout_s=DEFAULT_TIMEOUT_S)
     begun = time.monotonic()
@@ -145,7 +147,7 @@ def _run_machine(
         with Session(config, sink, source, keys=False) as session:
             sink.session = session
             connect(session, shown)
-            with contextlib.closing(build(config, session)) as machine:
+            with contextlib.closing(build(config, session).machine) as machine:
                 connect_ports(session, machine, chardevs)
                 if judge.screen is not None:
                     machine.post(lambda: _watch_screen(machine, judge, session))

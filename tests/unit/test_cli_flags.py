@@ -154,6 +154,26 @@ def test_the_debug_port_goes_where_it_is_told() -> None:
     assert (config.debugcon, config.debugcon_port) == ("file:log", 0x402)
 
 
+@pytest.mark.parametrize(
+    ("words", "serial", "monitor"),
+    [
+        ("", "mon:stdio", "mux"),
+        ("-monitor none", "mon:stdio", "none"),
+        ("-monitor stdio", "none", "stdio"),
+        ("-monitor unix:m,server=on,wait=off", "mon:stdio", "unix:m,server=on,wait=off"),
+        ("-display curses", "vc", "vc"),
+        ("-display curses -serial pty -monitor none", "pty", "none"),
+        ("-display curses -nodefaults", "none", "mux"),
+        ("-display curses -nodefaults -serial vc", "vc", "mux"),
+    ],
+)
+def test_serial_port_and_monitor_have_a_place_without_being_told(
+    words: str, serial: str, monitor: str
+) -> None:
+    config = machine("k.elf", *words.split())
+    assert (config.serial, config.monitor) == (serial, monitor)
+
+
 def test_exits_leaves_the_next_word_alone() -> None:
     assert machine("--exits", "k.elf").kernel == "k.elf"
 
@@ -161,7 +181,7 @@ def test_exits_leaves_the_next_word_alone() -> None:
 def test_flags_that_ask_for_what_is_so_anyway_change_nothing() -> None:
     valued = {"-M": "pc,accel=tcg", "-accel": "tcg,thread=single", "-cpu": "max", "-smp": "cpus=1"}
     words = [word for pair in valued.items() for word in pair]
-    for name in ("-display", "-monitor", "-qmp", "-nic", "-net"):
+    for name in ("-display", "-qmp", "-nic", "-net"):
         words += [name, "none"]
     assert machine("k.elf", *words, "-no-user-config") == machine("k.elf")
 
@@ -205,8 +225,16 @@ REFUSALS = {
     "k.elf -smp 2": "-smp: cpus=2: there is one CPU; use -smp 1",
     "k.elf -M q35": '-M: machine "q35" is not supported; there is pc',
     "k.elf -accel kvm": '-accel: accelerator "kvm" is not supported; there is tcg',
-    "k.elf -serial vc": (
-        '-serial: "vc" is not supported yet; use stdio, mon:stdio, pty, unix:PATH, file:PATH, null or none'
+    "k.elf -serial vc": "vc is a console of -display curses; give that, or use stdio",
+    "k.elf -monitor vc": "vc is a console of -display curses; give that, or use stdio",
+    "k.elf -monitor tcp::1": '-monitor: "tcp::1" is not supported; use stdio, pty, unix:PATH, vc or none',
+    "k.elf -nographic -monitor stdio": (
+        "-monitor: stdio is taken by -serial; try -serial null, or mon:stdio for both"
+    ),
+    "k.elf -display gtk": '-display: display "gtk" is not supported; there is curses, none',
+    "k.elf -display curses -nographic": "-display curses: -nographic is the opposite; leave one out",
+    "k.elf -display curses -serial mon:stdio": (
+        "-display curses: the terminal is taken by stdio; use vc, pty or file:PATH there"
     ),
     "k.elf -serial unix:s,wait=off": "-serial: wait= belongs to server=on",
     "k.elf -serial unix:s,sever=on": '-serial: "sever" is not known here; the nearest is server',
