@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Self
 
 
 class EventFd:
@@ -18,6 +19,13 @@ class EventFd:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.signal: Callable[[], None] = self.write
         """Tell the other side: the bound consumer, else one added to the counter."""
+
+    @classmethod
+    def adopt(cls, fd: int, name: str = "event") -> Self:
+        """Take over a descriptor that another process made; it is closed with this object."""
+        event = cls.__new__(cls)
+        event.name, event.fd, event.signal = name, fd, event.write
+        return event
 
     def write(self) -> None:
         """Add one to the counter, whoever is bound: one system call that wakes a waiter."""

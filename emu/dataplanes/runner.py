@@ -73,6 +73,23 @@ class QueueRunner:
                 return False
         return True
 
+    def poll(self) -> int:
+        """Serve what is waiting and never ask for a doorbell; return how many. Raises DriverError.
+
+        Whoever polls calls this again and again: an interrupt that the driver wished for late is sent then.
+        `SplitQueue.park_kicks` comes first.
+        """
+        queue = self.queue
+        if self._broken:
+            return 0
+        served = 0
+        if queue.avail[AVAIL_IDX] != queue.last_avail and (served := self._drain(SNAPSHOT)):
+            self.costs.requests += served
+            queue.park_kicks()
+        if queue.used_idx != queue.signalled and queue.needs_interrupt():
+            self.interrupt()
+        return served
+
     def interrupt(self) -> None:
         """Signal the call."""
         costs, call = self.costs, self.call

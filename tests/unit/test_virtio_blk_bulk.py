@@ -33,7 +33,7 @@ class Ring:
         self.ram = self.memory.view(0, self.memory.size)
         self.queue = self.driver.device_side(base)
         self.queue.used[1] = base & 0xFFFF
-        self.bulk = bulk_server(self.queue, self.disk, transfer_to(self.disk), self.ram)
+        self.bulk = bulk_server(self.queue, self.disk, transfer_to(self.disk), 0, self.ram)
         data_flags = 3 if kind == BLK_T_IN else 1
         for n in range(COUNT):
             self.header(n, kind, 3 + n)

@@ -100,12 +100,12 @@ def evenly_spaced(column: bytes) -> tuple[int, int] | None:
     return (first, step) if int.from_bytes(column, "little") == words(first, step, n) else None
 
 
-def bulk_server(queue: SplitQueue, disk: Disk, transfer: Transfer, ram: memoryview) -> Bulk:
-    """The bulk path of one queue. `ram` is RAM from address 0 on."""
+def bulk_server(queue: SplitQueue, disk: Disk, transfer: Transfer, low: int, ram: memoryview) -> Bulk:
+    """The bulk path of one queue. `ram` is RAM from address `low` on."""
     desc, size, mask, used_ring = queue.desc, queue.size, queue.mask, queue.used_ring
     end = disk.size
     order = memoryview(array("H", range(size)))
-    understand = _understander(disk, ram)
+    understand = _understander(disk, low, ram)
     known_head, known_table, known = 0, b"", None
 
     def serve(heads: memoryview) -> list[Request | None] | None:
@@ -176,10 +176,11 @@ def _requests(shape: Shape, head: int, column: bytes, end: int) -> list[Request 
     ]
 
 
-def _understander(disk: Disk, ram: memoryview) -> Callable[[int, bytes], Shape | None]:
+def _understander(disk: Disk, low: int, ram: memoryview) -> Callable[[int, bytes], Shape | None]:
     """What turns the head of the first chain and a copy of the descriptors into a shape, None for another."""
-    top, most, writable = len(ram), min(MAX_DATA_BYTES, disk.size), not disk.backend.read_only
-    ram_32, ram_64 = ram.cast("I"), ram.cast("Q")
+    top, most, writable = low + len(ram), min(MAX_DATA_BYTES, disk.size), not disk.backend.read_only
+    whole = ram[: len(ram) & -8]
+    ram_32, ram_64 = whole.cast("I"), whole.cast("Q")
 
     def understand(head: int, table: bytes) -> Shape | None:
         columns = _columns(table)
@@ -206,24 +207,27 @@ def _understander(disk: Disk, ram: memoryview) -> Callable[[int, bytes], Shape |
         )
         if header_at[-1] > top - HEADER_BYTES or start_at[-1] > top - length or status_at[-1] >= top:
             return None
-        if header_at.start % 8 or header_at.step % 8:
+        if min(header_at.start, start_at.start, status_at.start) < low:
+            return None
+        words_at = range(header_at.start - low, header_at.stop - low, header_at.step)
+        if words_at.start % 8 or words_at.step % 8 or words_at[-1] + HEADER_BYTES > len(whole):
             return None
         kind = BLK_T_IN if flags == NEXT_WRITE else BLK_T_OUT
         used = head | (length + 1 if kind == BLK_T_IN else 1) << 32
         if start_at.step == length:  # they follow each other
-            buffers = [ram[start_at.start : start_at.stop]]
+            buffers = [ram[start_at.start - low : start_at.stop - low]]
         else:
-            buffers = [ram[at : at + length] for at in start_at]
+            buffers = [ram[at - low : at - low + length] for at in start_at]
         return Shape(
             kind,
             length,
             start_at,
             status_at,
             used=memoryview(words(used, CHAIN, n).to_bytes(8 * n, "little")).cast("Q"),
-            kinds=ram_32[header_at.start >> 2 : header_at.stop >> 2 : header_at.step >> 2],
+            kinds=ram_32[words_at.start >> 2 : words_at.stop >> 2 : words_at.step >> 2],
             good_kinds=memoryview(array("I", [kind]) * n),
-            sectors=ram_64[(header_at.start >> 3) + 1 : (header_at.stop >> 3) + 1 : header_at.step >> 3],
-            statuses=ram[status_at.start : status_at.stop : status_at.step],
+            sectors=ram_64[(words_at.start >> 3) + 1 : (words_at.stop >> 3) + 1 : words_at.step >> 3],
+            statuses=ram[status_at.start - low : status_at.stop - low : status_at.step],
             buffers=buffers,
         )
 

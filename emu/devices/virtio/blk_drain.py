@@ -1,8 +1,8 @@
 """The fast drain loop of virtio-blk: reads and writes of the shape that drivers build, in few functions.
 
 Header (16 bytes), data buffers, status byte, one descriptor each, in the ring's table or in an indirect one,
-buffers below 3 GiB. Any other shape, and any fault, takes the plain path (`VirtioBlk.handle`), which says
-what is wrong; so this file decides nothing on its own.
+all in the first range of guest memory (RAM below 3 GiB). Any other shape, and any fault, takes the plain path
+(`VirtioBlk.handle`), which says what is wrong; so this file decides nothing on its own.
 
 Neighbours become one transfer: requests that follow each other in the ring, in direction and on the disk, are
 one call to the medium, and are answered together. A transfer that fails is done again request by request, so
@@ -54,11 +54,11 @@ unpack_header = struct.Struct("<I4xQ").unpack_from
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
     """The drain loop of one queue; see `emu.devices.virtio.types.Drain`."""
     avail, size, mask = queue.avail, queue.size, queue.mask
-    ram = _low_ram(queue)
-    parse = _parser(queue, disk, ram)
+    low, ram = main_ram(queue)
+    parse = _parser(queue, disk, low, ram)
     transfer = transfer_to(disk)
-    one, many = _finishers(queue, transfer, ram)
-    bulk = bulk_server(queue, disk, transfer, ram)
+    one, many = _finishers(queue, transfer, low, ram)
+    bulk = bulk_server(queue, disk, transfer, low, ram)
 
     def drain(limit: int) -> int:
         waiting = (avail[AVAIL_IDX] - queue.last_avail) & 0xFFFF
@@ -121,24 +121,24 @@ def _run_at(requests: list[Request | None], first: int) -> list[Request]:
 
 
 def _finishers(
-    queue: SplitQueue, transfer: Transfer, ram: memoryview
+    queue: SplitQueue, transfer: Transfer, low: int, ram: memoryview
 ) -> tuple[Callable[[Request], None], Callable[[list[Request]], None]]:
     """What moves the data of one request, or of a run of neighbours, and shows the answers."""
     used, used_ring, mask, memory = queue.used, queue.used_ring, queue.mask, queue.memory
 
     def one(request: Request) -> None:
         head, kind, offset, after, start, end, status_at, others = request
-        buffers = [ram[start:end]]
+        buffers = [ram[start - low : end - low]]
         if others is not None:
-            buffers += [ram[low:high] for low, high in others]
+            buffers += [ram[first - low : last - low] for first, last in others]
         status = transfer(kind, offset, buffers)
-        ram[status_at] = status
+        ram[status_at - low] = status
         report, written = memory.on_written, 1
         if kind == BLK_T_IN:
             written = 0 if status else after - offset + 1
             report(start, end - start)
-            for low, high in others or ():
-                report(low, high - low)
+            for first, last in others or ():
+                report(first, last - first)
         report(status_at, 1)
         at = queue.used_idx
         used_ring[at & mask] = head | written << 32
@@ -149,16 +149,16 @@ def _finishers(
         """All of the run as one transfer, or one by one where that fails."""
         _, kind, offset, *_ = run[0]
         spans = _spans(run)
-        if transfer(kind, offset, [ram[low:high] for low, high in spans]) != BLK_S_OK:
+        if transfer(kind, offset, [ram[first - low : last - low] for first, last in spans]) != BLK_S_OK:
             for request in run:
                 one(request)
             return
         report, at, is_read = memory.on_written, queue.used_idx, kind == BLK_T_IN
         if is_read:
-            for low, high in spans:
-                report(low, high - low)
+            for first, last in spans:
+                report(first, last - first)
         for head, _, offset, after, _, _, status_at, _ in run:
-            ram[status_at] = BLK_S_OK
+            ram[status_at - low] = BLK_S_OK
             used_ring[at & mask] = head | (after - offset + 1 if is_read else 1) << 32
             at += 1
         _report_statuses([request[6] for request in run], report)
@@ -202,16 +202,16 @@ def _plain(queue: SplitQueue, disk: Disk) -> None:
     queue.push(chain, disk.handle(chain))
 
 
-def _low_ram(queue: SplitQueue) -> memoryview:
-    """RAM from guest address 0 on: an address is an index."""
+def main_ram(queue: SplitQueue) -> tuple[int, memoryview]:
+    """The first guest address of the range where the buffers are expected, and that range."""
     first = queue.memory.ranges[0]
-    return queue.memory.view(first.gpa, first.size)
+    return first.gpa, queue.memory.view(first.gpa, first.size)
 
 
-def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], Request | None]:
+def _parser(queue: SplitQueue, disk: Disk, low: int, ram: memoryview) -> Callable[[int], Request | None]:
     """What turns a head into a request, or into None where the shape is another one."""
     desc, size, indirect = queue.desc, queue.size, queue.indirect
-    top, end, writable = len(ram), disk.size, not disk.backend.read_only
+    top, end, writable = low + len(ram), disk.size, not disk.backend.read_only
     most = min(MAX_DATA_BYTES, end)
     last_three, last_header = size - 3, top - HEADER_BYTES
 
@@ -221,25 +221,28 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], R
             return several(head)
         header, size0, link0, gpa, length, link1, status_at, size2, link2 = unpack_three(desc, head << 4)
         first = head
-        if link0 & DESC_F_INDIRECT and indirect and size0 == 3 * DESC_SIZE and header <= top - size0:
+        if link0 & DESC_F_INDIRECT and indirect and size0 == 3 * DESC_SIZE and low <= header <= top - size0:
             if link0 & 0xFFFF != DESC_F_INDIRECT:
                 return None
             first = 0
-            header, size0, link0, gpa, length, link1, status_at, size2, link2 = unpack_three(ram, header)
+            header, size0, link0, gpa, length, link1, status_at, size2, link2 = unpack_three(
+                ram, header - low
+            )
         after = gpa + length
         if (
             link0 != (first + 1) << 16 | DESC_F_NEXT
             or size0 != HEADER_BYTES
             or link2 & 0xFFFF != DESC_F_WRITE
             or size2 != 1
-            or header > last_header
+            or not low <= header <= last_header
+            or gpa < low
             or after > top
-            or status_at >= top
+            or not low <= status_at < top
             or length & 511
             or not 0 < length <= most
         ):
             return several(head)
-        kind, sector = unpack_header(ram, header)
+        kind, sector = unpack_header(ram, header - low)
         flags, offset = link1 - (first + 2 << 16), sector << 9
         if flags == NEXT_WRITE:
             good = kind == BLK_T_IN
@@ -257,13 +260,15 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], R
         gpa, length, flags, i = unpack_descriptor(table, head * DESC_SIZE)
         if flags == DESC_F_INDIRECT:
             entries = length // DESC_SIZE
-            if not indirect or length % DESC_SIZE or not 2 < entries <= MAX_CHAIN or gpa + length > top:
+            if not indirect or length % DESC_SIZE or not 2 < entries <= MAX_CHAIN:
                 return None
-            table = ram[gpa : gpa + length]
+            if not low <= gpa <= top - length:
+                return None
+            table = ram[gpa - low : gpa - low + length]
             gpa, length, flags, i = unpack_descriptor(table, 0)
-        if flags != DESC_F_NEXT or length != HEADER_BYTES or gpa > last_header or i >= entries:
+        if flags != DESC_F_NEXT or length != HEADER_BYTES or i >= entries or not low <= gpa <= last_header:
             return None
-        kind, sector = unpack_header(ram, gpa)
+        kind, sector = unpack_header(ram, gpa - low)
         if kind == BLK_T_IN:
             wanted = NEXT_WRITE
         elif kind == BLK_T_OUT and writable:
@@ -276,11 +281,13 @@ def _parser(queue: SplitQueue, disk: Disk, ram: memoryview) -> Callable[[int], R
             if flags != wanted:
                 break
             after = gpa + length
-            if not length or after > top or i >= entries:
+            if not length or gpa < low or after > top or i >= entries:
                 return None
             spans.append((gpa, after))
             total += length
-        if flags != DESC_F_WRITE or length != 1 or gpa >= top or total & 511 or not 0 < total <= most:
+        if flags != DESC_F_WRITE or length != 1 or not low <= gpa < top:
+            return None
+        if total & 511 or not 0 < total <= most:
             return None
         if sector << 9 > end - total:
             return None

@@ -6,15 +6,15 @@ violation raises DriverError with the figures in its text.
 
 Ring indices are loaded and stored through `memoryview.cast('H')`: one load, one store of 16 bits, which is
 what the other thread must see (little-endian hosts only). The used ring lies in the driver's queue memory,
-which holds no code, so its stores are not reported to `GuestMemory.written`; those into buffers are: `push`.
+which holds no code, so its stores are not reported to `QueueMemory.written`; those into buffers are: `push`.
 """
 
 import struct
 import sys
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
-from emu.bus.memory import GuestAddressError, GuestMemory
+from emu.bus.memory import GuestAddressError, RamRange
 from emu.devices.virtio.spec import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
@@ -33,6 +33,8 @@ MAX_CHAIN: Final = MAX_QUEUE_SIZE
 """Descriptors in one chain, its indirect table included. Ours: the most buffers one preadv takes."""
 MAX_CHAIN_BYTES: Final = 256 << 20
 """Bytes in one chain (the specification allows 4 GiB). Ours: it bounds the time that one request takes."""
+PARKED: Final = 0x8000
+"""How far beyond the last taken entry `avail_event` is where no notification is wanted."""
 
 AVAIL_FLAGS: Final = 0  # places in the avail ring, as 16-bit words
 AVAIL_IDX: Final = 1
@@ -42,6 +44,23 @@ USED_IDX: Final = 1
 
 unpack_descriptor = struct.Struct("<QIHH").unpack_from
 """(buffer, offset) -> address, length, flags, next."""
+
+
+class QueueMemory(Protocol):
+    """Guest RAM as a device sees it: all of it (`GuestMemory`), or what another process was given."""
+
+    on_written: Callable[[int, int], None]
+    """What `written` calls."""
+
+    @property
+    def ranges(self) -> Sequence[RamRange]:
+        """The pieces; first the one where most buffers are."""
+
+    def view(self, gpa: int, length: int, /) -> memoryview:
+        """The bytes [gpa, gpa + length), writable, not copied. Raises GuestAddressError."""
+
+    def written(self, gpa: int, length: int, /) -> None:
+        """A device has written the range; to be called before the guest is told."""
 
 
 class Chain:
@@ -110,7 +129,7 @@ class SplitQueue:
 
     def __init__(
         self,
-        memory: GuestMemory,
+        memory: QueueMemory,
         desc_gpa: int,
         avail_gpa: int,
         used_gpa: int,
@@ -264,6 +283,13 @@ class SplitQueue:
                 self.avail_event[0] = self.last_avail
         else:
             self.used[USED_FLAGS] = 0 if wanted else USED_F_NO_NOTIFY
+
+    def park_kicks(self) -> None:
+        """Ask for no notification, by EVENT_IDX for half of the index' way from here on: for who polls."""
+        if self.event_idx:
+            self.avail_event[0] = self.last_avail + PARKED & 0xFFFF
+        else:
+            self.used[USED_FLAGS] = USED_F_NO_NOTIFY
 
 
 def each_chain(queue: SplitQueue, handle: Callable[[Chain], int]) -> Callable[[int], int]:
