@@ -7,7 +7,6 @@ import mmap
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +24,8 @@ from emu.cpu import cpuid, msr
 from emu.cpu.choice import make_engine
 from emu.cpu.engine import EngineHooks, MmioArea, RamBlock
 from emu.cpu.state import RESET_VECTOR, StartState
-from emu.cpu.vcpu import Stop, Vcpu, calibrate_tsc
+from emu.cpu.tsc import GuestTsc
+from emu.cpu.vcpu import Stop, Vcpu
 
 SWITCH_INTERVAL_S = 1e-4
 APIC_EOI = 0xFEE0_00B0
@@ -48,6 +48,19 @@ class LocalApic(InterruptController, Protocol):
 
     def write_apic_base(self, value: int, /) -> bool:
         """Write it; False is #GP."""
+
+    @property
+    def tsc_deadline(self) -> int:
+        """MSR 0x6E0."""
+
+    def write_tsc_deadline(self, value: int, /) -> bool:
+        """Write it."""
+
+    def connect_tsc(self, tsc: GuestTsc, /) -> None:
+        """The counter that deadlines are of."""
+
+    def tsc_changed(self) -> None:
+        """The counter was set."""
 
     def bind_thread(self) -> None:
         """The calling thread is the vCPU's."""
@@ -144,7 +157,6 @@ class Machine:
     def power_on(self, apic: LocalApic, engine: EngineChoice = "auto") -> None:
         """Make the CPU, once all windows are mapped; the guest's time starts."""
         self._apic = apic
-        self._add_msrs()
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
         ram = [RamBlock(r.gpa, r.size, base + r.offset) for r in self.memory.ranges]
         for gpa, content, memory in self._roms:
@@ -156,7 +168,7 @@ class Machine:
             port_write=port_write,
             areas=areas,
             acknowledge=self.vcpu.acknowledge,
-            cpuid=cpuid.build(self._tsc_hz),
+            cpuid=cpuid.build(self._tsc_hz, lambda: bool(apic.apic_base & msr.APIC_ON)),
             read_msr=self.msrs.read,
             write_msr=self.msrs.write,
             read_tpr=lambda: apic.task_priority,
@@ -169,9 +181,10 @@ class Machine:
         self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
         self.vcpu.attach(self.engine, apic)
         self.memory.on_written = self.engine.make_written(self.vcpu.memory_written)
-        self._since = (self.engine.host_tsc(), time.monotonic_ns())
-        self._tsc_offset = -self._since[0]
-        self.engine.set_tsc_offset(self._tsc_offset)
+        self.tsc = GuestTsc(self.engine.host_tsc, self.engine.set_tsc_offset)
+        self.tsc.on_change = apic.tsc_changed
+        apic.connect_tsc(self.tsc)
+        self._add_msrs(apic, self.tsc)
 
     def add_rom(self, gpa: int, content: bytes) -> None:
         """Put memory for code outside of RAM at `gpa`, whole pages; before `power_on`.
@@ -189,29 +202,19 @@ class Machine:
                 memory[:] = content
                 self.engine.forget_code(gpa, len(content))
 
-    def _add_msrs(self) -> None:
-        self.msrs.add(msr.APIC_BASE, lambda: self._apic.apic_base, self._apic.write_apic_base)
-        self.msrs.add(msr.TSC, lambda: self.engine.host_tsc() + self._tsc_offset, self._write_tsc)
-        adjust = [0]
+    def _add_msrs(self, apic: LocalApic, tsc: GuestTsc) -> None:
+        msrs = self.msrs
+        msrs.add(msr.APIC_BASE, lambda: apic.apic_base, apic.write_apic_base)
+        msrs.add(msr.TSC, tsc.read, tsc.write)
+        msrs.add(msr.TSC_ADJUST, lambda: tsc.adjust, tsc.write_adjust)
+        msrs.add(msr.TSC_DEADLINE, lambda: apic.tsc_deadline, apic.write_tsc_deadline)
+        self.on_reset.append(msrs.memory_types.reset)
 
-        def write_adjust(value: int) -> bool:
-            self._tsc_offset += value - adjust[0]
-            adjust[0] = value
-            self.engine.set_tsc_offset(self._tsc_offset)
-            return True
-
-        self.msrs.add(msr.TSC_ADJUST, lambda: adjust[0], write_adjust)
-
-    def _write_tsc(self, value: int) -> bool:
-        self._tsc_offset = value - self.engine.host_tsc()
-        self.engine.set_tsc_offset(self._tsc_offset)
-        return True
+    def _tsc_hz(self) -> int:
+        return self.tsc.hz()
 
     def _write_tpr(self, value: int) -> None:
         self._apic.task_priority = value
-
-    def _tsc_hz(self) -> int:
-        return calibrate_tsc(self.engine.host_tsc, self._since)
 
     # ---- a run -------------------------------------------------------------------------------------
 

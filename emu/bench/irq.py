@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from emu.bench.rig import CODE, WholeMachine
 from emu.cpu.state import StartState
-from emu.cpu.vcpu import calibrate_tsc
+from emu.cpu.tsc import TscRate
 
 ROUNDS: Final = 2_000
 PAUSE_S: Final = 0.0003
@@ -90,13 +90,13 @@ def measure(rounds: int = ROUNDS) -> Latency:
     try:
         whole.power_on()
         engine = whole.machine.engine
-        since = engine.host_tsc(), time.monotonic_ns()
+        rate = TscRate(engine.host_tsc)
         engine.set_tsc_offset(0)
         _write_tables(whole)
         _run(whole, SET_UP + b"\xb9" + struct.pack("<I", rounds) + RING_LOOP + END)
         ring.note()
         outside = _from_thread(whole, rounds)
-        ns = 1e9 / calibrate_tsc(engine.host_tsc, since)
+        ns = 1e9 / rate.hz()
     finally:
         whole.close()
     chip, thread = sorted(ring.ticks), sorted(outside)

@@ -10,7 +10,7 @@ from typing import Final
 
 # Layout in 64-bit words; struct apic of the CPU's thunks.c is the same.
 POSTED, IRR, ISR, TMR, PPR, OUTSTANDING, ENABLED, EXTERNAL = 0, 32, 36, 40, 44, 45, 46, 47
-TPR, EOIS, WORDS = 48, 49, 50
+TPR, EOIS, XAPIC, X2APIC, WORDS = 48, 49, 50, 51, 52
 _MASK: Final = (1 << 64) - 1
 
 

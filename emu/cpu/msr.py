@@ -6,6 +6,8 @@ Sources: Intel SDM volume 4. The engine's own (EFER, STAR and the like) never co
 from collections.abc import Callable
 from typing import Final
 
+from emu.cpu.mtrr import MemoryTypes
+
 TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
 MISC_FEATURES_ENABLES, MCG_CAP, MCG_STATUS, MISC_ENABLE = 0x140, 0x179, 0x17A, 0x1A0
 ARCH_CAPABILITIES: Final = 0x10A
@@ -16,19 +18,19 @@ UNAFFECTED: Final = (
 )  # fmt: skip
 """The guest's privilege levels and page tables are the engine's, which no hardware speculates by. Without
 this Linux isolates its page tables: each system call and interrupt flushes the engine's TLB twice."""
-MTRR_CAP, MTRR_PHYSBASE0, MTRR_DEF_TYPE, MTRR_VARIABLE = 0xFE, 0x200, 0x2FF, 8
-MTRR_FIXED: Final = (0x250, 0x258, 0x259, *range(0x268, 0x270))
-"""Memory type ranges keep their values; every type is write-back here, and CPUID does not show them."""
+TSC_DEADLINE: Final = 0x6E0
+APIC_ON: Final = 1 << 11
+"""Of IA32_APIC_BASE."""
 
 NATIVE: Final = (
     0x174, 0x175, 0x176,                                # SYSENTER_CS, _ESP, _EIP
-    0x277,                                              # PAT
     0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,   # EFER, STAR, LSTAR, CSTAR, FMASK
     0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,     # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
 )  # fmt: skip
 MASK64: Final = (1 << 64) - 1
 
-Read = Callable[[], int]
+Read = Callable[[], int | None]
+"""Returns None where reading is #GP."""
 Write = Callable[[int], bool]
 """Returns False for a value that is #GP."""
 
@@ -42,9 +44,8 @@ class MsrTable:
             self._plain(index, value)
         self.add(ARCH_CAPABILITIES, lambda: UNAFFECTED, lambda _value: False)
         self.add(BIOS_SIGN_ID, lambda: 0, lambda _value: True)
-        self.add(MTRR_CAP, lambda: MTRR_VARIABLE | 1 << 8, lambda _value: False)  # with the fixed ranges
-        for index in (*range(MTRR_PHYSBASE0, MTRR_PHYSBASE0 + 2 * MTRR_VARIABLE), *MTRR_FIXED, MTRR_DEF_TYPE):
-            self._plain(index, 0)
+        self.memory_types = MemoryTypes()
+        self._table |= self.memory_types.registers()
         self.add(MCG_CAP, lambda: 0, lambda _value: False)  # machine checks, of no bank
         self.add(MCG_STATUS, lambda: 0, lambda value: value == 0)
 
@@ -55,7 +56,8 @@ class MsrTable:
     def read(self, index: int) -> int | None:
         """The value, or None where the register does not exist (#GP)."""
         entry = self._table.get(index)
-        return None if entry is None else entry[0]() & MASK64
+        value = None if entry is None else entry[0]()
+        return None if value is None else value & MASK64
 
     def write(self, index: int, value: int) -> bool:
         """Store; False where that is #GP."""

@@ -1,7 +1,8 @@
-"""The local APIC in xAPIC mode, one CPU: registers, priorities, timer, and message-signalled interrupts.
+"""The local APIC, one CPU: registers, priorities, and message-signalled interrupts.
 
-Source: Intel SDM volume 3 (325384), chapter 11 "APIC": 11.4 (registers), 11.5 (local vector table, timer),
-11.6 (interprocessor interrupts), 11.8 (priorities, EOI), 11.11 (messages). No x2APIC, no TSC deadline.
+Source: Intel SDM volume 3 (325384), chapter 11 "APIC": 11.4 (registers), 11.5 (local vector table),
+11.6 (interprocessor interrupts), 11.8 (priorities, EOI), 11.11 (messages), 11.12 (x2APIC: its MSRs are in
+x2apic.py).
 
 Registers belong to the vCPU thread. `send` may be called from any: from another it posts (`InterruptBlock`).
 """
@@ -10,14 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 
-from emu.bus.interrupt_block import ENABLED, EXTERNAL, OUTSTANDING, InterruptBlock
+from emu.bus.interrupt_block import ENABLED, EXTERNAL, OUTSTANDING, X2APIC, XAPIC, InterruptBlock
 from emu.bus.interrupt_block import IRR as IRR_WORDS
 from emu.bus.interrupt_block import ISR as ISR_WORDS
 from emu.bus.interrupt_block import PPR as PPR_WORD
 from emu.bus.interrupt_block import TMR as TMR_WORDS
 from emu.bus.interrupt_block import TPR as TPR_WORD
 from emu.bus.types import AccessError, CpuPins, Fault, InterruptController
-from emu.clock import Clock, Timer
+from emu.clock import Clock
+from emu.devices.lapic_timer import MODE_MASK, MODE_SHIFT, ApicTimer, TimeStampCounter
 
 SIZE, DEFAULT_BASE = 4096, 0xFEE00000
 VERSION = 0x00050014  # six LVT entries, an integrated APIC
@@ -29,9 +31,9 @@ LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR = 0x32, 0x33, 
 TIMER_INITIAL, TIMER_CURRENT, TIMER_DIVIDE = 0x38, 0x39, 0x3E
 
 SVR_ENABLED, SVR_BITS = 1 << 8, 0x3FF
-LVT_MASKED, LVT_PERIODIC, LVT_LEVEL = 1 << 16, 1 << 17, 1 << 15
+LVT_MASKED, LVT_LEVEL = 1 << 16, 1 << 15
 LVT_BITS = {  # what can be written
-    LVT_TIMER: 0x300FF & ~(1 << 18),
+    LVT_TIMER: 0x700FF,
     LVT_THERMAL: 0x107FF,
     LVT_PERF: 0x107FF,
     LVT_LINT0: 0x1A7FF,
@@ -46,8 +48,8 @@ ESR_SEND_ILLEGAL, ESR_RECEIVE_ILLEGAL, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 
 FIRST_VECTOR = 16  # 0 to 15 are illegal
 DFR_FLAT = 0xF
 
-BASE_BSP, BASE_ENABLE = 1 << 8, 1 << 11  # IA32_APIC_BASE
-MIN_PERIOD_NS = 200_000  # a shorter periodic timer would only starve the guest (KVM's limit too)
+BASE_BSP, BASE_EXTD, BASE_ENABLE = 1 << 8, 1 << 10, 1 << 11  # IA32_APIC_BASE
+BASE_ADDRESS = (1 << 40) - SIZE
 
 NAMES = {
     ID: "ID", VERSION_REG: "VERSION", TPR: "TPR", APR: "APR", PPR: "PPR", EOI: "EOI", LDR: "LDR", DFR: "DFR",
@@ -62,14 +64,15 @@ class Lapic:
     """One CPU's local APIC: a `Region` of 4096 bytes, an `MsiTarget` and the CPU's `InterruptController`.
 
     `ext_int` is the 8259 pair behind LINT0; its INTR drives `ext_int_changed`. `on_eoi(vector)` hears the
-    end of each level-triggered interrupt. A spurious interrupt never arises, as the INTA cycle looks anew.
+    end of each level-triggered interrupt, `on_window(base)` where the register window is from now on, None
+    for nowhere. A spurious interrupt never arises, as the INTA cycle looks anew.
     """
 
     __slots__ = (
-        "_base", "_clock", "_cpu", "_deadline_ns", "_dfr", "_divide", "_errors", "_esr", "_ext_int",
-        "_ext_requested", "_icr_high", "_icr_low", "_id", "_initial", "_ldr", "_lint0_level", "_lvt",
-        "_nmi_requested", "_own_address", "_owner", "_pic_accepted", "_posted", "_readers", "_reset_id",
-        "_svr", "_timer", "_timer_hz", "_tpr", "_words", "_writers", "block", "on_eoi", "size",
+        "_base", "_cpu", "_dfr", "_errors", "_esr", "_ext_int", "_ext_requested", "_icr_high", "_icr_low",
+        "_id", "_ldr", "_lint0_level", "_lvt", "_nmi_requested", "_own_address", "_owner", "_pic_accepted",
+        "_posted", "_readers", "_reset_id", "_svr", "_timer", "_tpr", "_words", "_writers", "block", "on_eoi",
+        "on_window", "size",
     )  # fmt: skip
     _nmi_requested: bool  # by another thread
     _ext_requested: bool  # by a message in ExtINT mode
@@ -83,14 +86,14 @@ class Lapic:
         timer_hz: int = 1_000_000_000,
         apic_id: int = 0,
     ) -> None:
-        self._clock, self._cpu, self._ext_int = clock, cpu, ext_int
-        self._timer_hz, self._reset_id = timer_hz, apic_id
+        self._cpu, self._ext_int, self._reset_id = cpu, ext_int, apic_id
         self.on_eoi: Callable[[int], None] = _ignore
+        self.on_window: Callable[[int | None], None] = _ignore_window
         self.size = SIZE
         self.block = InterruptBlock()
         self._words, self._posted = self.block.words, self.block.posted
         self._owner = get_ident()
-        self._timer: Timer | None = None
+        self._timer = ApicTimer(clock, timer_hz, self._timer_fires)
         self._lint0_level = False
         self._base = DEFAULT_BASE | BASE_ENABLE | BASE_BSP
         self._readers: list[Callable[[], int]] = [self._no_register] * 256
@@ -106,7 +109,7 @@ class Lapic:
 
     def reset(self) -> None:
         """Power-up state: everything masked and software-disabled, globally enabled (11.4.7)."""
-        self._base = DEFAULT_BASE | BASE_ENABLE | BASE_BSP
+        self._set_base(DEFAULT_BASE | BASE_ENABLE | BASE_BSP)
         self._reset_registers()
 
     def virtual_wire(self) -> None:
@@ -121,14 +124,53 @@ class Lapic:
         return self._base
 
     def write_apic_base(self, value: int) -> bool:
-        """Enable or disable; False (#GP) for another address, x2APIC and reserved bits."""
-        if value & ~(BASE_ENABLE | BASE_BSP) != DEFAULT_BASE:
+        """Move, enable or disable; False (#GP) for reserved bits and steps that 11.12.5 does not allow."""
+        if value & ~(BASE_ADDRESS | BASE_BSP | BASE_EXTD | BASE_ENABLE):
             return False
-        turned_off = self._base & ~value & BASE_ENABLE
-        self._base = value
-        if turned_off:  # it comes back as after reset (11.4.3)
+        old, mode = self._base & (BASE_EXTD | BASE_ENABLE), value & (BASE_EXTD | BASE_ENABLE)
+        if mode == BASE_EXTD or (old & BASE_EXTD and mode == BASE_ENABLE) or (not old and mode & BASE_EXTD):
+            return False
+        self._set_base(value)
+        if old and not mode:  # it comes back as after reset (11.4.3)
             self._reset_registers()
+        self._icr_high &= 0xFFFFFFFF if self.x2apic else 0xFF000000
         self._wires_changed()
+        return True
+
+    def _set_base(self, value: int) -> None:
+        before, self._base = self.window, value
+        if self.window != before:
+            self.on_window(self.window)
+
+    @property
+    def window(self) -> int | None:
+        """Where the registers are in memory; None while the APIC is off or in x2APIC mode (11.12.2)."""
+        on = self._base & (BASE_EXTD | BASE_ENABLE) == BASE_ENABLE
+        return self._base & BASE_ADDRESS if on else None
+
+    @property
+    def x2apic(self) -> bool:
+        """Registers are MSRs."""
+        return bool(self._base & BASE_EXTD)
+
+    # TSC-deadline mode, for the CPU's MSRs
+
+    def connect_tsc(self, tsc: TimeStampCounter) -> None:
+        """The counter that deadlines are of."""
+        self._timer.tsc = tsc
+
+    def tsc_changed(self) -> None:
+        """The counter was written: a deadline is at another time."""
+        self._timer.tsc_changed()
+
+    @property
+    def tsc_deadline(self) -> int:
+        """IA32_TSC_DEADLINE."""
+        return self._timer.tsc_deadline
+
+    def write_tsc_deadline(self, value: int) -> bool:
+        """Arm the timer; every value is good."""
+        self._timer.write_tsc_deadline(value)
         return True
 
     @property
@@ -220,6 +262,29 @@ class Lapic:
                 return f"{name}{number - first}"
         return NAMES.get(number, "reserved")
 
+    # The registers as MSRs (x2apic.py)
+
+    def read_register(self, number: int) -> int:
+        """One register of x2APIC mode: the IDs have another form there (11.12.9, 11.12.10)."""
+        if number == ID:
+            return self._id
+        if number == LDR:
+            return self._id >> 4 << 16 | 1 << (self._id & 0xF)
+        return self._readers[number]()
+
+    def write_register(self, number: int, value: int) -> None:
+        """The same; reserved bits are checked."""
+        self._writers[number](value)
+
+    def read_icr(self) -> int:
+        """ICR in one piece."""
+        return self._icr_high << 32 | self._icr_low
+
+    def send_ipi(self, icr: int) -> None:
+        """ICR written in one piece, or SELF IPI, which leaves ICR as it is."""
+        self._icr_high = icr >> 32
+        self._write_icr_low(icr & 0xFFFFFFFF)
+
     def _wire_registers(self) -> None:
         readers, writers = self._readers, self._writers
         readers[ID], writers[ID] = (lambda: self._id << 24), self._write_id
@@ -239,9 +304,10 @@ class Lapic:
         readers[ICR_HIGH], writers[ICR_HIGH] = (lambda: self._icr_high), self._write_icr_high
         for entry in LVT_BITS:
             readers[entry], writers[entry] = partial(self._read_lvt, entry), partial(self._write_lvt, entry)
-        readers[TIMER_INITIAL], writers[TIMER_INITIAL] = (lambda: self._initial), self._write_initial
-        readers[TIMER_CURRENT] = self._current
-        readers[TIMER_DIVIDE], writers[TIMER_DIVIDE] = (lambda: self._divide), self._write_divide
+        timer = self._timer
+        readers[TIMER_INITIAL], writers[TIMER_INITIAL] = (lambda: timer.initial), timer.write_initial
+        readers[TIMER_CURRENT] = timer.current
+        readers[TIMER_DIVIDE], writers[TIMER_DIVIDE] = (lambda: timer.divide), timer.write_divide
 
     def _reset_registers(self) -> None:
         self.block.reset()
@@ -249,9 +315,8 @@ class Lapic:
         self._id, self._ldr, self._dfr, self._svr = self._reset_id, 0, DFR_FLAT, 0xFF
         self._lvt = dict.fromkeys(LVT_BITS, LVT_MASKED)
         self._esr = self._errors = self._icr_low = self._icr_high = 0
-        self._initial = self._divide = self._deadline_ns = 0
         self._ext_requested = self._nmi_requested = False
-        self._stop_timer()
+        self._timer.reset()
         self._wires_changed()
 
     # Priorities
@@ -293,11 +358,13 @@ class Lapic:
     # Delivery
 
     def _is_for_us(self, destination: int, logical: bool) -> bool:
-        """Physical ID or logical destination, flat or cluster (11.6.2)."""
-        if destination == 0xFF:
+        """Physical ID or logical destination, flat or cluster (11.6.2); in x2APIC mode 11.12.10."""
+        if destination in (0xFF, 0xFFFFFFFF):
             return True
         if not logical:
             return destination == self._id
+        if self._base & BASE_EXTD:
+            return destination >> 16 == self._id >> 4 and bool(destination >> (self._id & 0xF) & 1)
         if self._dfr == DFR_FLAT:
             return destination & self._ldr != 0
         return destination >> 4 == self._ldr >> 4 and destination & self._ldr & 0xF != 0
@@ -365,6 +432,8 @@ class Lapic:
         on = self._base & BASE_ENABLE and self._svr & SVR_ENABLED
         self._own_address = DEFAULT_BASE | self._id << 12 if on else -1
         self._words[ENABLED] = bool(self._base & BASE_ENABLE)
+        self._words[XAPIC] = self.window == DEFAULT_BASE
+        self._words[X2APIC] = self.x2apic
 
     def _write_ldr(self, value: int) -> None:
         self._ldr = value >> 24
@@ -394,7 +463,8 @@ class Lapic:
             self._raise_error(ESR_SEND_ILLEGAL)
             return
         if shorthand == TO_DESTINATION:
-            to_us = self._is_for_us(self._icr_high >> 24, bool(value & ICR_LOGICAL))
+            to = self._icr_high if self._base & BASE_EXTD else self._icr_high >> 24
+            to_us = self._is_for_us(to, bool(value & ICR_LOGICAL))
         else:
             to_us = shorthand in (TO_SELF, TO_ALL)
         if to_us:
@@ -410,6 +480,8 @@ class Lapic:
         self._lvt[entry] = value
         if entry == LVT_LINT0:
             self._wires_changed()
+        elif entry == LVT_TIMER:
+            self._timer.set_mode(value >> MODE_SHIFT & MODE_MASK)
 
     def _wires_changed(self) -> None:
         """Whether the 8259's INTR reaches the CPU: always while the APIC is globally disabled."""
@@ -421,57 +493,13 @@ class Lapic:
         if self._words[EXTERNAL]:
             self._cpu.poke()
 
-    # Timer (11.5.4)
-
-    def _ns_of(self, ticks: int) -> int:
-        """The time that `ticks` of the divided clock take, rounded up."""
-        return -(-ticks * self._divisor() * 1_000_000_000 // self._timer_hz)
-
-    def _divisor(self) -> int:
-        code = self._divide & 3 | self._divide >> 1 & 4
-        return 1 << (code + 1 & 7)
-
-    def _current(self) -> int:
-        """Ticks left until the timer fires; 0 where it is stopped."""
-        if self._timer is None:
-            return 0
-        left = self._deadline_ns - self._clock.now_ns()
-        ticks = left * self._timer_hz // (1_000_000_000 * self._divisor())
-        return min(max(ticks, 0), self._initial)
-
-    def _write_initial(self, value: int) -> None:
-        self._initial = value
-        self._start_timer(value)
-
-    def _write_divide(self, value: int) -> None:
-        left = self._current()
-        self._divide = value & 0xB
-        self._start_timer(left)
-
-    def _start_timer(self, ticks: int) -> None:
-        """Count from `ticks`; 0 stops the timer."""
-        self._stop_timer()
-        if ticks:
-            self._arm(self._clock.now_ns() + self._ns_of(ticks))
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self, deadline_ns: int) -> None:
-        self._deadline_ns = deadline_ns
-        self._timer = self._clock.call_at(deadline_ns, self._expire)
-
-    def _expire(self) -> None:
-        """Zero is reached. A periodic timer goes on from its own deadline; missed periods are dropped."""
-        self._timer = None
-        if self._lvt[LVT_TIMER] & LVT_PERIODIC and self._initial:
-            period = max(self._ns_of(self._initial), MIN_PERIOD_NS)
-            missed = max(self._clock.now_ns() - self._deadline_ns, 0) // period
-            self._arm(self._deadline_ns + (missed + 1) * period)
+    def _timer_fires(self) -> None:
         self._fire(LVT_TIMER)
 
 
 def _ignore(_vector: int) -> None:
     """Nobody listens."""
+
+
+def _ignore_window(_base: int | None) -> None:
+    """No board moves it."""

@@ -10,7 +10,7 @@ ID, VERSION, TPR, APR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0x90, 0xA0, 0
 ISR, TMR, IRR, ESR, ICR_LOW, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
 LVT_TIMER, LVT_LINT0, LVT_LINT1, LVT_ERROR = 0x320, 0x350, 0x360, 0x370
 INITIAL, CURRENT, DIVIDE = 0x380, 0x390, 0x3E0
-MSI, MASKED, PERIODIC = 0xFEE00000, 1 << 16, 1 << 17
+MSI, MASKED, PERIODIC, DEADLINE = 0xFEE00000, 1 << 16, 1 << 17, 1 << 18
 
 
 class RecordingCpu:
@@ -49,9 +49,9 @@ class OnePic:
 
 
 class Board:
-    def __init__(self, timer_hz: int = 1_000_000_000) -> None:
+    def __init__(self, timer_hz: int = 1_000_000_000, apic_id: int = 0) -> None:
         self.clock, self.cpu, self.pic = GuestClock(), RecordingCpu(), OnePic()
-        self.lapic = Lapic(self.clock, self.cpu, self.pic, timer_hz)
+        self.lapic = Lapic(self.clock, self.cpu, self.pic, timer_hz, apic_id)
         self[SVR] = 0x1FF
 
     def __getitem__(self, offset: int) -> int:
@@ -339,6 +339,9 @@ def test_a_masked_timer_counts_in_silence_and_zero_stops_it(board: Board) -> Non
     assert board.vectors() == []
     assert board[CURRENT] == 500_000
     board[INITIAL] = 0
+    board[LVT_TIMER] = PERIODIC | 0x40
+    board.clock.advance(10_000_000)
+    assert (board.vectors(), board[CURRENT]) == ([], 0)
     assert board.clock.timers.next_deadline() is None
     assert board[CURRENT] == 0
 
@@ -356,9 +359,90 @@ def test_a_new_divider_goes_on_from_the_current_count(board: Board) -> None:
     assert board.vectors() == [0x40]
 
 
-def test_tsc_deadline_mode_cannot_be_selected(board: Board) -> None:
-    board[LVT_TIMER] = 0x7FFFF
-    assert board[LVT_TIMER] == 0x300FF
+class Tsc:
+    """A counter of 2 GHz that runs `late` of it."""
+
+    def __init__(self, clock: GuestClock, late: int = 0) -> None:
+        self._clock, self.offset = clock, -late
+
+    def read(self) -> int:
+        return 2 * self._clock.now_ns() + self.offset
+
+    def hz(self) -> int:
+        return 2_000_000_000
+
+
+@pytest.fixture
+def deadline(board: Board) -> Board:
+    """A board whose timer is in TSC-deadline mode."""
+    board.lapic.connect_tsc(Tsc(board.clock))
+    board[LVT_TIMER] = DEADLINE | 0x40
+    return board
+
+
+def test_a_deadline_fires_when_the_counter_reaches_it_and_reads_as_0_then(deadline: Board) -> None:
+    assert deadline.lapic.write_tsc_deadline(2000)
+    deadline.clock.advance(999)
+    assert (deadline.lapic.tsc_deadline, deadline.vectors()) == (2000, [])
+    deadline.clock.advance(1)
+    assert (deadline.lapic.tsc_deadline, deadline.vectors()) == (0, [0x40])
+    deadline.clock.advance(10_000)
+    assert deadline.vectors() == []
+
+
+def test_a_deadline_that_has_passed_fires_at_once_and_0_disarms(deadline: Board) -> None:
+    deadline.clock.advance(5000)
+    deadline.lapic.write_tsc_deadline(9999)
+    assert (deadline.lapic.tsc_deadline, deadline.vectors()) == (0, [0x40])
+    deadline.lapic.write_tsc_deadline(20_000)
+    deadline.lapic.write_tsc_deadline(0)
+    deadline.clock.advance(20_000)
+    assert deadline.vectors() == []
+
+
+def test_a_deadline_never_fires_before_the_counter_is_there(board: Board) -> None:
+    tsc = Tsc(board.clock)
+    board.lapic.connect_tsc(tsc)
+    board[LVT_TIMER] = DEADLINE | 0x40
+    board.lapic.write_tsc_deadline(2000)
+    tsc.offset = -100  # slower than its rate says
+    board.clock.advance(1049)
+    assert board.vectors() == []
+    board.clock.advance(1)
+    assert board.vectors() == [0x40]
+
+
+def test_a_deadline_follows_the_counter_that_the_guest_sets(deadline: Board) -> None:
+    tsc = Tsc(deadline.clock, late=-1500)
+    deadline.lapic.write_tsc_deadline(2000)
+    deadline.lapic.connect_tsc(tsc)
+    deadline.lapic.tsc_changed()
+    deadline.clock.advance(249)
+    assert deadline.vectors() == []
+    deadline.clock.advance(1)
+    assert deadline.vectors() == [0x40]
+
+
+def test_the_counts_and_the_deadline_are_of_different_modes(deadline: Board) -> None:
+    deadline[INITIAL] = 1000
+    assert (deadline[INITIAL], deadline[CURRENT]) == (0, 0)
+    deadline.lapic.write_tsc_deadline(2000)
+    deadline[LVT_TIMER] = 0x40  # one-shot: disarmed
+    assert deadline.lapic.tsc_deadline == 0
+    deadline.lapic.write_tsc_deadline(2000)
+    assert deadline.lapic.tsc_deadline == 0
+    deadline.clock.advance(5000)
+    assert deadline.vectors() == []
+    deadline[INITIAL] = 1000
+    deadline[LVT_TIMER] = DEADLINE | 0x40
+    deadline.clock.advance(5000)
+    assert deadline.vectors() == []
+
+
+def test_a_guest_that_moves_its_timer_in_a_loop_leaves_no_timers_behind(board: Board) -> None:
+    for ticks in range(1000, 3000):
+        board[INITIAL] = ticks
+    assert len(board.clock.timers._heap) == 1
 
 
 def test_the_8259_passes_only_through_an_open_extint(board: Board) -> None:
@@ -398,7 +482,27 @@ def test_a_globally_disabled_apic_is_not_there(board: Board) -> None:
     assert board[SVR] == 0xFF
 
 
-@pytest.mark.parametrize("value", [0xFEE00D00, 0xFED00900, 0xFEE00901, 1 << 40 | 0xFEE00900])
+def test_the_window_follows_address_and_mode(board: Board) -> None:
+    windows: list[int | None] = []
+    board.lapic.on_window = windows.append
+    for base in (0xFEE00900, 0xFED0_0900, 0xFED0_0100, 0xFED0_0900, 0xFED0_0D00, 0xFED0_0100):
+        assert board.lapic.write_apic_base(base)
+    assert windows == [0xFED0_0000, None, 0xFED0_0000, None]
+    board.lapic.reset()
+    assert windows[4:] == [0xFEE0_0000]
+
+
+def test_only_the_steps_of_the_state_diagram_are_allowed(board: Board) -> None:
+    write = board.lapic.write_apic_base
+    assert not write(0xFEE00500)  # EXTD without EN
+    assert write(0xFEE00D00)
+    assert not write(0xFEE00900)  # back to xAPIC mode leads through off
+    assert write(0xFEE00100)
+    assert not write(0xFEE00D00)
+    assert write(0xFEE00900)
+
+
+@pytest.mark.parametrize("value", [0xFEE00901, 0xFEE00B00, 1 << 40 | 0xFEE00900])
 def test_an_impossible_apic_base_is_refused(board: Board, value: int) -> None:
     assert not board.lapic.write_apic_base(value)
     assert board.lapic.apic_base == 0xFEE00900

@@ -10,7 +10,7 @@ typedef unsigned long u64;
 
 /* Private fields of the 2.1.4 wheel. */
 enum { CPU_INTERRUPT_REQUEST = 28, CPU_ENV = 296, CPU_ICOUNT_DECR = 304, CPU_EXCEPTION_INDEX = 33184 };
-enum { ENV_RCX = 8, ENV_RSP = 32, ENV_R11 = 88, ENV_RIP = 128, ENV_EFLAGS = 136, ENV_CC_SRC = 152,
+enum { ENV_RAX = 0, ENV_RCX = 8, ENV_RDX = 16, ENV_RSP = 32, ENV_R11 = 88, ENV_RIP = 128, ENV_EFLAGS = 136, ENV_CC_SRC = 152,
        ENV_CC_OP = 168, ENV_DF = 172, ENV_HFLAGS = 176, ENV_CS = 208, ENV_SS = 232, ENV_EFER = 592,
        ENV_SYSENTER_CS = 4800, ENV_SYSENTER_ESP = 4808, ENV_SYSENTER_EIP = 4816,
        ENV_STAR = 4824, ENV_LSTAR = 4840, ENV_FMASK = 4856,
@@ -22,7 +22,8 @@ enum { TLB_FAST = -0x40, FAST_SIZE = 16, TLB_VICTIM = -0x840, DESC_SIZE = 0x2B8,
 enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid, notdirty, mmio, discard */
 enum { IF = 0x200, RF = 0x10000, VM = 0x20000, PE = 1 << 7, LMA = 1 << 14, CS64 = 1 << 15 };
 enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
-enum { EXIT_INTR = 0x160, HARD = 2 };
+enum { EXIT_INTR = 0x160, EXIT_MSR = 0x17C, HARD = 2 };
+enum { X2APIC_EOI = 0x80B };
 enum { SYS_WRITE = 1, SYS_MEMBARRIER = 324, PRIVATE_EXPEDITED = 8 };
 
 #define FIELD(type, base, offset) (*(type volatile *)((u8 *)(base) + (offset)))
@@ -76,6 +77,8 @@ struct apic {                       /* emu/bus/interrupt_block.py */
     u64 external;                   /* 1: the 8259's INTR is high and let through */
     u64 tpr;
     u64 eois;                       /* ends of interrupt that were served here */
+    u64 xapic;                      /* 1: the EOI register is in memory, where the engine was told */
+    u64 x2apic;                     /* 1: it is an MSR */
 };
 
 static int highest(u64 *words)
@@ -164,6 +167,21 @@ static void delivery_faulted(void *env, struct events *user)
     }
 }
 
+/* WRMSR of 0 to x2APIC's EOI register. 0: it is another MSR, or Python must do it. */
+static int x2apic_eoi(void *env, struct events *user)
+{
+    u64 rip = FIELD(u64, env, ENV_RIP);
+    u64 base = FIELD(u32, env, ENV_HFLAGS) & CS64 ? 0 : FIELD(u32, env, ENV_CS + 8);
+
+    if (!user->apic || !user->apic->x2apic || FIELD(u32, env, ENV_RCX) != X2APIC_EOI
+        || FIELD(u32, env, ENV_ERROR_CODE) != 1 || FIELD(u32, env, ENV_RAX) || FIELD(u32, env, ENV_RDX))
+        return 0;
+    if (table.load_code_byte(env, base + rip) != 0x0F || !end_of_interrupt(user->apic, user->cpu))
+        return 0;
+    FIELD(u64, env, ENV_RIP) = rip + 2;
+    return 1;
+}
+
 void event(void *uc, u32 number, struct events *user)
 {
     void *env = FIELD(void *, user->cpu, CPU_ENV);
@@ -187,6 +205,8 @@ void event(void *uc, u32 number, struct events *user)
     }
     if (number >= 0x100) {                                  /* an SVM exit: handled, or to be raised */
         user->delivering = 0;
+        if (number == EXIT_MSR && x2apic_eoi(env, user))
+            return;
         if (!user->python(uc, number, user))
             return;
         number = FIELD(u32, user->cpu, CPU_EXCEPTION_INDEX);
@@ -294,7 +314,8 @@ void doorbell_write(void *uc, u64 offset, u32 size, u64 value, struct doorbells 
 {
     struct bell *bell = user->bells, *end = bell + user->length;
 
-    if (user->apic && offset == user->eoi && size == 4 && end_of_interrupt(user->apic, user->cpu))
+    if (user->apic && offset == user->eoi && size == 4 && user->apic->xapic
+        && end_of_interrupt(user->apic, user->cpu))
         return;
     for (; bell < end; bell++)
         if (bell->offset == offset) {
