@@ -71,9 +71,9 @@ class MachineConfig:
     `serial` is where COM1 goes: "stdio", "mon:stdio" (with the Ctrl-A keys), "null", "none" (no input
     either), "file:PATH", "pty", "unix:PATH,server=on|off,wait=on|off" or "vc" (a console of the display);
     the board does not look at it, it calls `serial_out`. `monitor` says the same of the monitor, which
-    with "mux" is behind the Ctrl-A keys where COM1 has them, and `chardevs` of the devices' `chardev=ID`. `display` is "none" or
-    "curses". `timeout_s` is host seconds,
-    kept by the command's main loop, which calls `Machine.stop`.
+    with "mux" is behind the Ctrl-A keys where COM1 has them, and `chardevs` of the devices' `chardev=ID`.
+    `display` is "none" or "curses". `timeout_s` is host seconds, kept by the command's main loop, which calls
+    `Machine.stop`.
 
     Without `kernel`, or with `bios`, firmware runs: `boot_order` is QEMU's letters; without `graphics` its
     console is COM1; `vga` puts an option ROM for the text screen in. `debugcon` is "stdio", "null" or
@@ -98,6 +98,7 @@ class MachineConfig:
     monitor: str = "mux"
     display: str = "none"
     chardevs: Mapping[str, str] = field(default_factory=dict)
+    sockets: Mapping[str, str] = field(default_factory=dict)
     no_reboot: bool = False
     engine: EngineChoice = "auto"
     exits: ExitsConfig | None = None

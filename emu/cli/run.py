@@ -28,10 +28,10 @@ exit status: (N << 1) | 1 when the guest writes N to isa-debug-exit; 0 power-off
 Ctrl-A X, the monitor's quit; 1 internal error; 2 bad command line; 3 triple fault; 4 guest halted with
 interrupts off, --timeout; 128 + N after signal N.
 
-keys of -nographic and mon:stdio: Ctrl-A X ends the run, Ctrl-A C goes to the monitor and back, Ctrl-A B sends a
-break, Ctrl-A Ctrl-A a Ctrl-A, Ctrl-A H lists them; every other key, Ctrl-C too, is the guest's.
-keys of -display curses: Alt-1 shows the screen, Alt-2 the monitor, where quit ends the run, Alt-3 COM1; every
-other key is the guest's, Alt-x and Esc x mean the same."""
+keys of -nographic and mon:stdio: Ctrl-A X ends the run, Ctrl-A C goes to the monitor and back, Ctrl-A B
+sends a break, Ctrl-A Ctrl-A a Ctrl-A, Ctrl-A H lists them; every other key, Ctrl-C too, is the guest's.
+keys of -display curses: Alt-1 shows the screen, Alt-2 the monitor, where quit ends the run, Alt-3 COM1;
+every other key is the guest's. Alt-x and Esc x are the same."""
 
 POWER_OFF, TRIPLE_FAULT, HANG = 0, 3, 4
 STATUS: Final = {
