@@ -126,6 +126,8 @@ class WholeMachine:
         self.machine.power_on(self.board.lapic)
         self.board.lapic.bind_thread()
         self.board.lapic.virtual_wire()
+        for chip in (self.board.pic.primary, self.board.pic.secondary):
+            chip.write(1, 1, 0xFF)  # the timer ticks, and nobody has a handler for it
         self._map_low_memory()
 
     def _map_low_memory(self) -> None:
