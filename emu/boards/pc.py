@@ -41,6 +41,7 @@ from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
 if TYPE_CHECKING:
+    from emu.boards.vhost_user import VhostUserDevices
     from emu.boards.virtio_more import VirtioMore
     from emu.devices.virtio.device import VirtioDevice
 
@@ -138,6 +139,9 @@ class PcBoard:
         names = {device.driver for device in config.devices} - {"virtio-blk-pci"}
         if any(name.startswith("virt") for name in names):
             self.virtio_more = self._more_virtio()
+        self.vhost_user: VhostUserDevices | None = None
+        if any(name.startswith("vhost-user-") for name in names):
+            self.vhost_user = self._vhost_user()
 
     def _intr_changed(self, level: bool) -> None:
         """The 8259 pair's INTR is wired to the local APIC's LINT0."""
@@ -255,6 +259,11 @@ class PcBoard:
         from emu.boards import virtio_more  # noqa: PLC0415 - as above
 
         return virtio_more.VirtioMore(self.machine, self.pci, self.lapic, self._config)
+
+    def _vhost_user(self) -> "VhostUserDevices":
+        from emu.boards import vhost_user  # noqa: PLC0415 - as above
+
+        return vhost_user.VhostUserDevices(self.machine, self.pci, self.lapic, self._config)
 
     def _add_debug_exit(self, device: DeviceConfig) -> None:
         base = int(device.properties.get("iobase", str(DEBUG_EXIT_BASE)), 0)

@@ -28,3 +28,14 @@ class Costs:
             self.bytes_dma + other.bytes_dma,
             self.syscalls + other.syscalls,
         )
+
+    def minus(self, earlier: "Costs") -> "Costs":
+        """What was spent since `earlier`."""
+        return Costs(
+            self.requests - earlier.requests,
+            self.interrupts - earlier.interrupts,
+            self.handoffs - earlier.handoffs,
+            self.bytes_copied - earlier.bytes_copied,
+            self.bytes_dma - earlier.bytes_dma,
+            self.syscalls - earlier.syscalls,
+        )

@@ -90,6 +90,9 @@ PORT: tuple[Property, ...] = (
     Property("name", TEXT, "the port's name in the guest"),
 )
 
+CHARDEV = Property("chardev", TEXT, "the id of a -chardev socket, where the back-end listens")
+COUNTERS = Property("counters", TEXT, "the file where the back-end keeps what it spends", ours=True)
+
 DRIVERS: tuple[Driver, ...] = (
     Driver(
         "isa-debug-exit",
@@ -155,6 +158,38 @@ DRIVERS: tuple[Driver, ...] = (
             *RING,
         ),
     ),
+    Driver(
+        "vhost-user-blk-pci",
+        "a virtio 1.2 disk on PCI that another process serves; emu serve vhost-user-blk is one",
+        (
+            ID,
+            ADDR,
+            CHARDEV,
+            Property("num-queues", _within(1, 64), "request queues, default 1"),
+            Property(
+                "queue-size", Kind("2..1024", _queue_size), "descriptors a queue, a power of two, default 128"
+            ),
+            *RING,
+            COUNTERS,
+        ),
+        required=("chardev",),
+    ),
+    Driver(
+        "vhost-user-fs-pci",
+        "a virtio 1.2 file system on PCI that another process (virtiofsd) serves",
+        (
+            ID,
+            ADDR,
+            CHARDEV,
+            Property("tag", TEXT, "the name to mount, at most 36 bytes"),
+            Property("num-request-queues", _within(1, 63), "request queues, default 1"),
+            Property(
+                "queue-size", Kind("2..1024", _queue_size), "descriptors a queue, a power of two, default 128"
+            ),
+            *RING,
+        ),
+        required=("chardev", "tag"),
+    ),
 )
 
 OBJECTS: tuple[Driver, ...] = (
@@ -177,7 +212,8 @@ DEVICES_LATER: Mapping[str, str] = {
     "virtio-balloon": 'write its full name, "virtio-balloon-pci"',
     "e1000": "network devices are still to come",
     "nvme": "use virtio-blk-pci, or -drive if=ide",
-    "vhost-user-blk-pci": "virtio-blk-pci,vhost=on is the nearest",
+    "vhost-user-blk": 'write its full name, "vhost-user-blk-pci"',
+    "vhost-user-fs": 'write its full name, "vhost-user-fs-pci"',
     "vhost-user-net": "network devices are still to come",
     "vhost-vdpa-device-pci": "virtio-blk-pci,vhost=on is the nearest",
     "vfio-pci": "virtio-blk-pci,vhost=on is the nearest",

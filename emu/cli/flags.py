@@ -43,7 +43,7 @@ ENGINES: Mapping[str, EngineChoice] = {"auto": "auto", "fast": "fast", "public":
 EXITS_WORDS = ("symbols", "time")
 BOOT_LETTERS = "acdn"
 CHARDEVS = ("stdio", "null", "file", "pty", "socket")
-CHARDEV_KEYS = ("backend", "id", "path", "mux", "server", "wait")
+CHARDEV_KEYS = ("backend", "id", "path", "mux", "server", "wait", "reconnect")
 SERIALS_LATER = ("tcp", "udp", "telnet", "websocket", "pipe", "msmouse", "braille")
 
 LATER: Mapping[str, str] = {
@@ -222,8 +222,10 @@ def _chardev(draft: Draft, text: str) -> None:
         raise ConfigError(f"id={name} is given twice")
     if ("path" in values) != (backend in ("file", "socket")):
         raise ConfigError("path= belongs to the backends file and socket, which need it")
-    if backend != "socket" and ("server" in values or "wait" in values):
-        raise ConfigError("server= and wait= belong to the backend socket")
+    if backend != "socket" and {"server", "wait", "reconnect"} & set(values):
+        raise ConfigError("server=, wait= and reconnect= belong to the backend socket")
+    if "reconnect" in values:
+        number("reconnect", values["reconnect"], 0, 3600)
     mux = switch("mux", values.get("mux", "off"))
     if mux and backend != "stdio":
         raise ConfigError("mux=on is supported with stdio alone")
@@ -386,7 +388,7 @@ TABLE: tuple[Option[Draft], ...] = (
     ),
     Option(
         "chardev",
-        "stdio|pty|socket|file|null,id=ID[,path=][,server=][,wait=][,mux=]",
+        "stdio|pty|socket|file|null,id=ID[,path=][,server=][,wait=][,reconnect=][,mux=]",
         _chardev,
         "a target for -serial chardev:ID and -device ...,chardev=ID",
     ),
@@ -457,7 +459,9 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     """
     serial = _chosen_serial(draft)
     monitor = _chosen_monitor(draft, serial)
-    config = replace(draft.config, serial=serial, monitor=monitor, chardevs=_used_chardevs(draft, serial))
+    used = _used_chardevs(draft, serial)
+    config = replace(draft.config, serial=serial, monitor=monitor, sockets=_take_sockets(draft, used))
+    config = replace(config, chardevs=used)
     config = _place_image(config, draft.image, is_kernel)
     if draft.nographic:
         config = replace(config, graphics=False)
@@ -531,6 +535,23 @@ def _used_chardevs(draft: Draft, serial: str) -> dict[str, str]:
                 raise ConfigError(f"-device {device.driver}: stdio is taken by {on_stdio}; try -serial null")
             on_stdio = device.driver
     return used
+
+
+def _take_sockets(draft: Draft, used: dict[str, str]) -> dict[str, str]:
+    """Take out those of `used` where a back-end listens that serves a device: its path, by the id."""
+    found: dict[str, str] = {}
+    for device in draft.config.devices:
+        if device.driver.startswith("vhost-user-"):
+            name = device.properties["chardev"]
+            kind, _, rest = used.pop(name).partition(":")
+            path, _, role = rest.rpartition(",")
+            if kind != "unix" or role != "server=off":
+                raise ConfigError(
+                    f"-device {device.driver}: chardev {name} is no client of a socket;"
+                    f" give -chardev socket,id={name},path=PATH"
+                )
+            found[name] = path.replace(",,", ",")
+    return found
 
 
 def _place_image(config: MachineConfig, image: str | None, is_kernel: Callable[[str], bool]) -> MachineConfig:

@@ -43,8 +43,8 @@ class Placement(Protocol):
 class Watcher(Protocol):
     """Who waits for descriptors; see `emu.kernel.listener`."""
 
-    def watch(self, fd: int, call: Callable[[], None], /) -> None:
-        """Call, on a thread of its own, whenever `fd` becomes readable."""
+    def watch(self, fd: int, call: Callable[[], None], /, *, hangup: bool = False) -> None:
+        """Call, on a thread of its own, whenever `fd` becomes readable, or with `hangup` when it ends."""
 
     def unwatch(self, fd: int, /) -> None:
         """Call no more; returns when no call for it is running."""

@@ -32,16 +32,16 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def watch(self, fd: int, call: Callable[[], None], *, edge: bool = True) -> None:
-        """Call when `fd` becomes readable, has ended or failed; with `edge` once for each change.
+    def watch(self, fd: int, call: Callable[[], None], *, hangup: bool = False) -> None:
+        """Call whenever `fd` becomes readable, ends or fails; with `hangup` when it ends or fails only.
 
-        Raises EmuError once closed.
+        Each change is one call, whether or not anybody has read meanwhile. Raises EmuError once closed.
         """
         with self._lock:
             if self._closing:
                 raise EmuError("the machine is being closed")
             poll = self._start()
-            events = select.EPOLLIN | select.EPOLLRDHUP | (select.EPOLLET if edge else 0)
+            events = select.EPOLLET | select.EPOLLRDHUP | (0 if hangup else select.EPOLLIN)
             known = fd in self._calls
             self._calls[fd] = call
             if known:

@@ -61,6 +61,20 @@ def test_a_peer_that_leaves_is_a_call(listener: Listener) -> None:
     ours.close()
 
 
+def test_who_waits_for_the_end_hears_of_no_data(listener: Listener) -> None:
+    ours, theirs = socket.socketpair()
+    event, ends, others = EventFd(), Calls(), Calls()
+    listener.watch(ours.fileno(), ends, hangup=True)
+    listener.watch(event.fd, others)
+    theirs.send(b"x")
+    event.signal()
+    others.expect()
+    assert ends.none_left()
+    theirs.close()
+    ends.expect()
+    ours.close()
+
+
 def test_nothing_is_called_after_unwatch(listener: Listener) -> None:
     event, other, calls, others = EventFd(), EventFd(), Calls(), Calls()
     listener.watch(event.fd, calls)
