@@ -5,7 +5,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.errors import ConfigError, EmuError
 
@@ -22,8 +22,7 @@ class GuestAddressError(EmuError):
         super().__init__(f"{length:#x} bytes at {gpa:#010x} are not in RAM")
 
 
-@dataclass(frozen=True)
-class RamRange:
+class RamRange(NamedTuple):
     """A contiguous piece of guest-physical RAM: bytes [gpa, gpa + size), at `offset` of the memfd."""
 
     gpa: int

@@ -1,7 +1,6 @@
 """What the vCPU asks of an engine, and what an engine is given: the seam between fast and public engines."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from emu.cpu.state import StartState
@@ -29,8 +28,7 @@ class RamBlock(NamedTuple):
     address: int
 
 
-@dataclass(frozen=True)
-class EngineHooks:
+class EngineHooks(NamedTuple):
     """What runs on the vCPU thread when the guest leaves its own code.
 
     `acknowledge`: an interrupt may be delivered now: its vector, or -1. `cpuid(leaf, subleaf)`. `read_msr`

@@ -1,8 +1,8 @@
 """CPU states a loader may ask for, and what a stopped CPU shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 CODE16, DATA16 = 0x9B00, 0x9300
 CODE32, DATA32 = 0xCF9B00, 0xCF9300
@@ -16,8 +16,7 @@ EFER: Final = {"real": 0, "protected32": 0, "long64": 0xD01}
 Mode = Literal["real", "protected32", "long64"]
 
 
-@dataclass(frozen=True)
-class StartState:
+class StartState(NamedTuple):
     """Where a CPU begins: `mode`, the address of the first instruction, general registers by name.
 
     In real mode `cs` is the segment (base = cs * 16, or `cs_base` where that is given) and `rip` the offset.
@@ -27,7 +26,7 @@ class StartState:
 
     mode: Mode
     rip: int
-    registers: Mapping[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int] = MappingProxyType({})
     cr3: int = 0
     cs: int = 0
     cs_base: int | None = None
