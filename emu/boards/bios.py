@@ -27,6 +27,8 @@ BLOCK, LIMIT = 0x1_0000, 8 << 20
 LOW_END, LOW_SIZE = 0x10_0000, 0x2_0000
 FOUR_GIB: Final = 1 << 32
 RESET_BYTES: Final = 16
+FIRST_BYTES: Final = bytes.fromhex("ea e9 eb 90 fa fc 0f 66")
+"""Of the first instruction: a jump, or what may stand before it (NOP, CLI, CLD, WBINVD, a prefix)."""
 BOOT_CODES: Final = {"a": 1, "c": 2, "d": 3, "n": 4}
 CMOS_EQUIPMENT, CMOS_BOOT_THIRD, CMOS_TRANSLATION, CMOS_BOOT_FIRST = 0x14, 0x38, 0x39, 0x3D
 NO_FLOPPY_CHECK: Final = 1
@@ -70,7 +72,8 @@ def read_firmware(name: str | None, folders: Sequence[str] = FOLDERS) -> bytes:
         raise ConfigError(
             f"-bios: {path}: {size} bytes; firmware of a PC is a multiple of {BLOCK} bytes, at most {LIMIT}"
         )
-    if len(set(image[-RESET_BYTES : -RESET_BYTES + 5])) == 1:
+    start = image[-RESET_BYTES : -RESET_BYTES + 5]
+    if start[0] not in FIRST_BYTES or len(set(start)) == 1:
         raise ConfigError(f"-bios: {path}: no jump in its last {RESET_BYTES} bytes, where a PC starts")
     return image
 

@@ -40,7 +40,7 @@ class Disks:
         if drive.media == "cdrom":
             from emu.devices.block.iso import check_iso  # noqa: PLC0415 - as above
 
-            check_iso(drive.file, backend)
+            check_iso(drive.file, backend, needs_volume=drive.format is None)
         if drive.cache == "unsafe":
             from emu.devices.block.unsafe import UnsafeCache  # noqa: PLC0415 - as above
 

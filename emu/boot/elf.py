@@ -12,7 +12,7 @@ from emu.boot.image_file import ImageFile
 from emu.boot.placement import Placement
 
 MAGIC = b"\x7fELF"
-CLASS_32, CLASS_64, LITTLE_ENDIAN = 1, 2, 1
+CLASS_32, CLASS_64, LITTLE_ENDIAN, BIG_ENDIAN = 1, 2, 1, 2
 ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64 = 3, 62
 PT_LOAD, PT_NOTE = 1, 4
@@ -71,7 +71,8 @@ def parse_elf(image: ImageFile) -> ElfImage:
     if not is_elf(ident):
         raise image.error("not an ELF file", "use an image that is one")
     if elf_class not in _HEADER or data != LITTLE_ENDIAN:
-        raise image.error(f"ELF class {elf_class}, data encoding {data}", "build it for x86")
+        order = "big-endian" if data == BIG_ENDIAN else f"data encoding {data}"
+        raise image.error(f"an ELF file of class {elf_class}, {order}", "build it for x86")
     header = _HEADER[elf_class]
     fields = header.unpack(image.read(16, header.size, "the ELF header"))
     kind, machine, _, entry, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, shstrndx = fields

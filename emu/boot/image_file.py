@@ -1,6 +1,8 @@
 """A file the user names as an image, read in bounds: each failure is one line for the user."""
 
+import errno
 import os
+import stat
 from types import TracebackType
 
 from emu.boot.entry import LoadMemory
@@ -27,6 +29,8 @@ class ImageFile:
         try:
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             os.pread(self._fd, 1, 0)
+            if stat.S_ISCHR(os.fstat(self._fd).st_mode):
+                raise OSError(errno.EINVAL, "It is a device")
         except OSError as error:
             os.close(self._fd)
             raise ConfigError(f"{self.name}: cannot be read: {error.strerror}; name a file") from error

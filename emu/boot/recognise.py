@@ -19,6 +19,7 @@ EL_TORITO = b"EL TORITO SPECIFICATION"
 QCOW2_MAGIC = b"QFI\xfb"
 LINUX_MAGIC_AT, LINUX_MAGIC = 0x202, b"HdrS"
 LINUX_VERSION_AT, LINUX_LOADFLAGS_AT, LINUX_XLOADFLAGS_AT = 0x206, 0x211, 0x236
+ARM64_MAGIC_AT, ARM64_MAGIC = 0x38, b"ARMd"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 
 
@@ -111,6 +112,8 @@ def _linux(head: bytes) -> Recognised:
 def _other(head: bytes) -> Recognised:
     if not head:
         return Recognised(ImageKind.OTHER, "an empty file")
+    if head[ARM64_MAGIC_AT : ARM64_MAGIC_AT + 4] == ARM64_MAGIC:
+        return Recognised(ImageKind.OTHER, "a Linux Image for AArch64, this is an x86 machine")
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             return Recognised(ImageKind.OTHER, f"{name}-compressed data; decompress it first")

@@ -123,7 +123,7 @@ class Qcow2Image:
             raise
         except Exception as error:  # a damaged image may raise anything in the library
             raise ConfigError(
-                f'{path}: not a usable qcow2 image ({error}); see "qemu-img check {path}"'
+                f'{path}: not a usable qcow2 image ({str(error) or "truncated"}); see "qemu-img check {path}"'
             ) from error
 
     def _open_file(self, path: Path) -> io.BufferedReader:
