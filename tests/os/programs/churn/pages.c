@@ -96,6 +96,9 @@ static void map_anew(byte *area, struct made made[4], u64 *seed)
 
 static void discard(byte *area, struct made made[4], u64 *seed)
 {
+    map(area, WRITE | PROT_EXEC);
+    fill(area, made, seed);
+    check(area, made, seed, "pages before a discard");
     must(!madvise(area, SIZE, MADV_DONTNEED), "madvise");
     expect(0, area[next(seed) % SIZE], "a discarded page");
     fill(area, made, seed);
