@@ -1,0 +1,72 @@
+"""Checksums as the 82540EM checks them in received frames. Source: SDM 3.2.9, 13.4.31 (RXCSUM); RFC 1071.
+
+A ones' complement sum over 16-bit words is a residue modulo 0xFFFF: one division of a large integer gives it.
+"""
+
+from typing import Final
+
+from emu.devices.e1000_spec import (
+    RXCSUM_IPOFLD,
+    RXCSUM_TUOFLD,
+    RXD_IPCS,
+    RXD_IPE,
+    RXD_IXSM,
+    RXD_TCPCS,
+    RXD_TCPE,
+)
+
+PCSS: Final = 0xFF
+IP: Final = 14
+IPV4, TCP, UDP = 0x0800, 6, 17
+CSUM_OFFSET: Final = {TCP: 16, UDP: 6}
+HEADER: Final = {TCP: 20, UDP: 8}
+Bytes = bytes | bytearray | memoryview
+
+
+def word_sum(data: Bytes) -> int:
+    """The ones' complement sum of big-endian words, zero-padded at the end: 0 to 0xFFFE."""
+    total = int.from_bytes(data, "big")
+    return (total << 8 if len(data) & 1 else total) % 0xFFFF
+
+
+def receive_checksums(frame: Bytes, rxcsum: int) -> int:
+    """Packet checksum, status and errors of a receive descriptor, at their places in its second word."""
+    start = rxcsum & PCSS
+    if not rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD):
+        return (word_sum(frame[start:]) ^ 0xFFFF) << 16 | RXD_IXSM << 32
+    end = _ip_end(frame)
+    packet = (word_sum(frame[start:]) ^ 0xFFFF) << 16
+    if not end:
+        return packet | RXD_IXSM << 32
+    return packet | (_ip_status(frame, rxcsum) | _transport_status(frame, rxcsum, end)) << 32
+
+
+def _ip_end(frame: Bytes) -> int:
+    """Where an IPv4 packet ends in its frame, or 0 if there is none that is whole."""
+    if len(frame) < IP + 20 or frame[12] << 8 | frame[13] != IPV4 or frame[IP] >> 4 != 4:
+        return 0
+    header = (frame[IP] & 15) * 4
+    end = IP + (frame[IP + 2] << 8 | frame[IP + 3])
+    return end if header >= 20 and IP + header <= end <= len(frame) else 0
+
+
+def _ip_status(frame: Bytes, rxcsum: int) -> int:
+    if not rxcsum & RXCSUM_IPOFLD:
+        return 0
+    wrong = word_sum(frame[IP : IP + (frame[IP] & 15) * 4])
+    return RXD_IPCS | (RXD_IPE if wrong else 0)
+
+
+def _transport_status(frame: Bytes, rxcsum: int, end: int) -> int:
+    """TCPCS where a TCP or UDP checksum is there and was looked at. Fragments have none."""
+    protocol, start = frame[IP + 9], IP + (frame[IP] & 15) * 4
+    if not rxcsum & RXCSUM_TUOFLD or protocol not in CSUM_OFFSET:
+        return 0
+    fragment = (frame[IP + 6] & 0x3F) | frame[IP + 7]
+    if fragment or end - start < HEADER[protocol]:
+        return 0
+    at = start + CSUM_OFFSET[protocol]
+    if protocol == UDP and not frame[at] | frame[at + 1]:
+        return 0
+    total = word_sum(frame[start:end]) + word_sum(frame[IP + 12 : IP + 20]) + protocol + end - start
+    return RXD_TCPCS | (RXD_TCPE if total % 0xFFFF else 0)
