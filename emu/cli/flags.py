@@ -99,6 +99,7 @@ class Draft:
     serials: list[str] = field(default_factory=list)
     chardevs: dict[str, str] = field(default_factory=dict)
     monitor: str | None = None
+    vga: bool | None = None
     no_defaults: bool = False
     nographic: bool = False
     snapshot: bool = False
@@ -271,7 +272,7 @@ def _global(draft: Draft, text: str) -> None:
 
 def _vga(draft: Draft, text: str) -> None:
     choice("vga", text, ("std", "none"))
-    draft.config = replace(draft.config, vga=text == "std")
+    draft.vga = text == "std"
 
 
 def _accel(_draft: Draft, text: str) -> None:
@@ -411,7 +412,7 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("qmp", "none", _only("none", instead="use -monitor; none is the default"), "no such monitor"),
     Option("nic", "none", _NO_NET, "no network device"),
     Option("net", "none", _NO_NET, "no network device"),
-    Option("nodefaults", None, _mark("no_defaults"), "no serial port unless -serial asks for it"),
+    Option("nodefaults", None, _mark("no_defaults"), "no serial port and no text screen unless asked for"),
     Option("no-user-config", None, _changes_nothing, "no configuration files are read in any case"),
     Option("no-reboot", None, _set_text("no-reboot"), "a guest's reset ends the run, status 0"),
     Option("machine", "pc[,accel=tcg]", _machine, "the board"),
@@ -461,7 +462,8 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     monitor = _chosen_monitor(draft, serial)
     used = _used_chardevs(draft, serial)
     config = replace(draft.config, serial=serial, monitor=monitor, sockets=_take_sockets(draft, used))
-    config = replace(config, chardevs=used)
+    vga = not draft.no_defaults if draft.vga is None else draft.vga
+    config = replace(config, chardevs=used, vga=vga)
     config = _place_image(config, draft.image, is_kernel)
     if draft.nographic:
         config = replace(config, graphics=False)

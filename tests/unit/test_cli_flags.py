@@ -100,6 +100,14 @@ def test_a_device_its_drive_and_its_thread_find_each_other() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "vga"),
+    [("", True), ("-nodefaults", False), ("-vga std -nodefaults", True), ("-vga none", False)],
+)
+def test_without_defaults_there_is_no_text_screen(words: str, vga: bool) -> None:
+    assert machine("k.elf", *words.split()).vga is vga
+
+
+@pytest.mark.parametrize(
     ("words", "serial"),
     [
         ((), "mon:stdio"),
