@@ -23,6 +23,11 @@ DONE: Final = 0x10 << 1 | 1
 """The status with which a guest image says that all is well."""
 ENVIRONMENT: Final = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 """As on a user's machine: the package's byte code is kept, the first run (not counted) may write it."""
+BOARD: Final = (
+    *("-machine", "pc", "-accel", "tcg", "-display", "none", "-serial", "stdio", "-no-reboot"),
+    *("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"),
+)
+"""The machine, on both."""
 PHASES: Final = ("interpreter", "import", "build", "load", "run")
 
 
@@ -55,9 +60,7 @@ class Boot(NamedTuple):
 
 def flags(image: str) -> list[str]:
     """The command line that runs on both."""
-    exit_port = "isa-debug-exit,iobase=0xf4,iosize=0x04"
-    where = ["-display", "none", "-serial", "stdio", "-no-reboot", "-device", exit_port]
-    return ["-machine", "pc", "-accel", "tcg", "-kernel", image, *where]
+    return [*BOARD, "-kernel", image]
 
 
 def measure(image: str, rounds: int = ROUNDS) -> Boot:

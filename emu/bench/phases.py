@@ -1,8 +1,8 @@
 """One start with the time of its phases, as a program: `python -m emu.bench.phases STARTED_NS FLAGS...`.
 
 The way of `emu run FLAGS`, stamped between its steps and nowhere in the guest's. Prints JSON on standard
-error: milliseconds from STARTED_NS (CLOCK_MONOTONIC) to here, of the command's imports, of the board's
-imports with building the machine, of loading up to the first guest instruction, and of the run; and the guest RAM that
+error: milliseconds from STARTED_NS (CLOCK_MONOTONIC) to here, of the command's imports, of the board's (with
+building the machine), of loading up to the first guest instruction, and of the run; and the guest RAM that
 was touched. Where STARTED_NS ends with "+" the guest does not get as far as its first instruction.
 """
 

@@ -1,7 +1,7 @@
-"""Our guest images on `emu` and on QEMU TCG in turns, same flags: `python tests/perf/beside_qemu.py`.
+"""`python tests/perf/beside_qemu.py`: `emu` and QEMU TCG in turns, same flags.
 
-Prints ratios with the spread of their pairs and what is wanted; judges nothing. Rows whose program is missing
-are skipped by its name.
+SeaBIOS with a boot sector, and our guest images. Prints ratios with the spread of their pairs and what is
+wanted; judges nothing. Rows whose program is missing are skipped by its name.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from emu.bench.boot import DONE, QEMU, emu_command, flags
+from emu.bench.boot import BOARD, DONE, QEMU, emu_command, flags, spawn
 from emu.bench.series import Ratio, in_turns, ratio
 from emu.cli.bench import Report, print_table
 from emu.cli.images import resolve
@@ -21,6 +21,12 @@ from emu.compare.workloads import pattern
 
 DISK_BYTES: Final = 8 << 20
 PAIRS: Final = 5
+FIRMWARE_PAIRS: Final = 9
+BOOT_SECTOR: Final = bytes.fromhex(
+    "baf803b058ee"  # out 3f8, 'X'
+    "baf40066b81000000066ef"  # out f4, 10h
+    "faf4"  # cli; hlt
+)
 TIMEOUT_S: Final = 60
 RESULT: Final = re.compile(r"^iobench: result .*errors=0 .* iops=(\d+) ", re.MULTILINE)
 ROW: Final = re.compile(r"^exits: name=(\S+) cycles=\d+ ns=(\d+) ", re.MULTILINE)
@@ -103,6 +109,26 @@ def exit_rows(pairs: int) -> Report:
     return Report({}, ("exits", "QEMU", "emu", "emu/QEMU", "of pairs"), rows, foot)
 
 
+def firmware_rows(disk: Path, pairs: int) -> Report:
+    """From the start of the command to the first byte that a boot sector sends."""
+    disk.write_bytes(BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + bytes(DISK_BYTES))
+
+    def first_byte(command: Sequence[str]) -> float:
+        return spawn(command).first_output
+
+    rows = []
+    for interface, vga in (("ide", "none"), ("virtio", "none"), ("ide", "std")):
+        drive = f"file={disk},format=raw,if={interface}"
+        words = [*BOARD, "-nodefaults", "-vga", vga, "-drive", drive]
+        both = ([QEMU, *words], [*emu_command(), "run", *words])
+        for command in both:
+            spawn(command)
+        series = in_turns([bind(first_byte, command) for command in both], pairs)
+        rows.append([f"{interface}, -vga {vga}", *numbers(ratio(*series)), "3.0"])
+    foot = "milliseconds to the first byte; less is better."
+    return Report({}, ("SeaBIOS, boot sector", "QEMU", "emu", "emu/QEMU", "of pairs", "wanted"), rows, foot)
+
+
 def bind(measure: Callable[[Sequence[str]], float], command: Sequence[str]) -> Callable[[], float]:
     return lambda: measure(command)
 
@@ -118,6 +144,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         disk = Path(folder) / "disk.img"
+        print_table("firmware", firmware_rows(disk, FIRMWARE_PAIRS), sys.stdout)
         disk.write_bytes(pattern(DISK_BYTES // 8, 0).tobytes())
         print_table("disk", disk_rows(str(disk), PAIRS), sys.stdout)
     print_table("exits", exit_rows(3), sys.stdout)
