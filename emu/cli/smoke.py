@@ -6,7 +6,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO
 
 from emu.cli import junit
 from emu.cli.chardev import open_device
@@ -16,22 +16,19 @@ from emu.cli.output import Sink
 from emu.cli.run import build, connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
+from emu.cli.watch import GuestWatch
 from emu.config import MachineConfig, Outcome, OutcomeKind
 from emu.errors import ConfigError
 
-if TYPE_CHECKING:
-    from emu.machine import Machine
-
 DEFAULT_TIMEOUT_S: Final = 60.0
-SCREEN_NS: Final = 50_000_000
-"""Between two looks at the text screen."""
 USAGE: Final = """\
 usage: emu smoke IMAGE --expect RE [--reject RE] [--panic RE] [--timeout S] [--junit FILE] [emu run's flags]
 
 Run a guest until what it prints on COM1 decides. -serial stdio shows it, too, -serial file:PATH keeps it."""
 EPILOG: Final = """\
 exit status: 0 matched, 10 rejected, 11 timed out, 12 guest halted with interrupts off, 13 triple fault,
-14 guest panic text, 15 guest ended before a match; 1 internal error, 2 bad command line, 128 + N signal N.
+14 guest panic text, 15 guest ended before a match, 16 firmware or boot loader found nothing to boot;
+1 internal error, 2 bad command line, 128 + N signal N.
 In one line --reject goes before --expect, and --expect before --panic."""
 OPTIONS: Final = (
     extra_option("expect", "RE", "the guest is well once it prints this (Python's re, lines with ^ and $)"),
@@ -53,6 +50,7 @@ WORDS: Final = {
     Verdict.TRIPLE_FAULT: "triple fault",
     Verdict.PANIC: "guest panic",
     Verdict.EARLY_EXIT: "ended early",
+    Verdict.UNBOOTABLE: "nothing to boot",
 }
 
 
@@ -106,6 +104,8 @@ def run(argv: list[str], out: TextIO) -> int:
     verdict = decide(judge, outcome)
     line = verdict_line(verdict, judge, outcome, seconds)
     lines = judge.tail()
+    if judge.screen_lines and verdict is not Verdict.MATCHED:
+        lines += ["on the screen:", *judge.screen_lines]
     print(line, *(f"  | {text}" for text in lines), f"guest at {rip}", sep="\n", file=out)
     if "junit" in draft.extra:
         failure = "" if verdict is Verdict.MATCHED else f"{line}, guest at {rip}"
@@ -149,21 +149,11 @@ def _run_machine(
             connect(session, shown)
             with contextlib.closing(build(config, session).machine) as machine:
                 connect_ports(session, machine, chardevs)
-                if judge.screen is not None:
-                    machine.post(lambda: _watch_screen(machine, judge, session))
+                session.add_part(GuestWatch(machine, judge, lambda: session.stop(Cause.VERDICT)))
                 outcome = session.run(machine)
                 judge.see_screen(machine.screen_text())
                 write_reports(config, machine, out)
                 return session, outcome, machine.rip_text()
-
-
-def _watch_screen(machine: "Machine", judge: Judge, session: Session) -> None:
-    """Look at the screen now and then, on the vCPU thread."""
-    if judge.see_screen(machine.screen_text()):
-        session.stop(Cause.VERDICT)
-        return
-    at = machine.clock.now_ns() + SCREEN_NS
-    machine.clock.call_at(at, lambda: _watch_screen(machine, judge, session))
 
 
 def _pattern(name: str, text: str) -> re.Pattern[str]:

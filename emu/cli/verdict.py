@@ -12,6 +12,8 @@ PANIC: Final = (
     r"(?:Kernel panic - not syncing|\bOops: |BUG: (?:unable to handle|soft lockup)|kernel BUG at "
     r"|general protection fault[:,]|\b[Pp]anic: |PANIC: |Fatal trap \d).*"
 )
+UNBOOTABLE: Final = re.compile(r"^(?:No bootable device\.|grub rescue>).*", re.MULTILINE)
+"""What SeaBIOS and GRUB say where they find nothing to start; they only wait then."""
 
 
 class Verdict(enum.Enum):
@@ -24,15 +26,20 @@ class Verdict(enum.Enum):
     TRIPLE_FAULT = 13
     PANIC = 14
     EARLY_EXIT = 15
+    UNBOOTABLE = 16
+
+
+Rule = tuple[re.Pattern[str] | None, Verdict]
 
 
 class Judge:
     r"""Reads the guest's output and decides. `verdict` is None until it is certain, then fixed.
 
-    In one line, `reject` goes before `expect`, and `expect` before `panic`; otherwise the first line decides.
+    In one line, `reject` goes before `expect`, and that before the rest; otherwise the first line decides.
     Patterns see lines with "\n" at their ends and may span several; `^` and `$` are those of a line.
     A line still being printed is judged by `expect` and `reject`, where no next character can undo a match.
-    `matched` is the text that decided. `screen` is expected of the text screen.
+    `matched` is the text that decided. `screen` is expected of the text screen, where a guest's death shows,
+    too; `screen_lines` are those last seen there.
     """
 
     def __init__(
@@ -42,8 +49,10 @@ class Judge:
         panic: re.Pattern[str] | None,
         screen: re.Pattern[str] | None = None,
     ) -> None:
-        self.screen = screen
-        self._rules = [(reject, Verdict.REJECTED), (expect, Verdict.MATCHED), (panic, Verdict.PANIC)]
+        dead: list[Rule] = [(UNBOOTABLE, Verdict.UNBOOTABLE), (panic, Verdict.PANIC)]
+        self._rules: list[Rule] = [(reject, Verdict.REJECTED), (expect, Verdict.MATCHED), *dead]
+        self._screen_rules: list[Rule] = [(screen, Verdict.MATCHED), *dead]
+        self.screen_lines: list[str] = []
         self._carry = ""
         self._line = bytearray()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -67,8 +76,9 @@ class Judge:
 
     def see_screen(self, text: str) -> bool:
         """Judge the text screen as it is now; True once there is a verdict."""
-        if self.verdict is None and self.screen is not None and (found := self.screen.search(text)):
-            self.verdict, self.matched = Verdict.MATCHED, found.group()
+        if self.verdict is None:
+            self._decide(text, self._screen_rules, len(text))
+            self.screen_lines = [_printable(line) for line in text.splitlines() if line]
         return self.verdict is not None
 
     def finish(self) -> Verdict | None:
@@ -100,7 +110,7 @@ class Judge:
         text = self._carry + _text(self._line)
         self._decide(text + "\0", self._rules[:2], len(text))
 
-    def _decide(self, text: str, rules: list[tuple[re.Pattern[str] | None, Verdict]], end: int) -> None:
+    def _decide(self, text: str, rules: list[Rule], end: int) -> None:
         for pattern, verdict in rules:
             found = pattern.search(text) if pattern is not None else None
             if found is not None and found.end() <= end:
