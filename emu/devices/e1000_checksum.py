@@ -32,13 +32,19 @@ def word_sum(data: Bytes) -> int:
 def receive_checksums(frame: Bytes, rxcsum: int) -> int:
     """Packet checksum, status and errors of a receive descriptor, at their places in its second word."""
     start = rxcsum & PCSS
-    if not rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD):
-        return (word_sum(frame[start:]) ^ 0xFFFF) << 16 | RXD_IXSM << 32
-    end = _ip_end(frame)
-    packet = (word_sum(frame[start:]) ^ 0xFFFF) << 16
+    end = _ip_end(frame) if rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD) else 0
     if not end:
-        return packet | RXD_IXSM << 32
-    return packet | (_ip_status(frame, rxcsum) | _transport_status(frame, rxcsum, end)) << 32
+        return (word_sum(frame[start:]) ^ 0xFFFF) << 16 | RXD_IXSM << 32
+    body = IP + (frame[IP] & 15) * 4
+    payload = word_sum(frame[body:])  # most of the work: done once
+    if start <= body and not start & 1:
+        packet = (word_sum(frame[start:body]) + payload) % 0xFFFF
+    else:
+        packet = word_sum(frame[start:])
+    status = _ip_status(frame, body) if rxcsum & RXCSUM_IPOFLD else 0
+    if rxcsum & RXCSUM_TUOFLD:
+        status |= _transport_status(frame, body, end, payload)
+    return (packet ^ 0xFFFF) << 16 | status << 32
 
 
 def _ip_end(frame: Bytes) -> int:
@@ -50,23 +56,24 @@ def _ip_end(frame: Bytes) -> int:
     return end if header >= 20 and IP + header <= end <= len(frame) else 0
 
 
-def _ip_status(frame: Bytes, rxcsum: int) -> int:
-    if not rxcsum & RXCSUM_IPOFLD:
-        return 0
-    wrong = word_sum(frame[IP : IP + (frame[IP] & 15) * 4])
-    return RXD_IPCS | (RXD_IPE if wrong else 0)
+def _ip_status(frame: Bytes, body: int) -> int:
+    return RXD_IPCS | (RXD_IPE if word_sum(frame[IP:body]) else 0)
 
 
-def _transport_status(frame: Bytes, rxcsum: int, end: int) -> int:
-    """TCPCS where a TCP or UDP checksum is there and was looked at. Fragments have none."""
-    protocol, start = frame[IP + 9], IP + (frame[IP] & 15) * 4
-    if not rxcsum & RXCSUM_TUOFLD or protocol not in CSUM_OFFSET:
+def _transport_status(frame: Bytes, body: int, end: int, payload: int) -> int:
+    """TCPCS where a TCP or UDP checksum is there and was looked at. Fragments have none.
+
+    `payload` is the sum from `body` to the frame's end, which padding may follow.
+    """
+    protocol, length = frame[IP + 9], end - body
+    if protocol not in CSUM_OFFSET or length < HEADER[protocol]:
         return 0
-    fragment = (frame[IP + 6] & 0x3F) | frame[IP + 7]
-    if fragment or end - start < HEADER[protocol]:
+    if frame[IP + 6] & 0x3F or frame[IP + 7]:
         return 0
-    at = start + CSUM_OFFSET[protocol]
+    at = body + CSUM_OFFSET[protocol]
     if protocol == UDP and not frame[at] | frame[at + 1]:
         return 0
-    total = word_sum(frame[start:end]) + word_sum(frame[IP + 12 : IP + 20]) + protocol + end - start
+    if end != len(frame):
+        payload = word_sum(frame[body:end])
+    total = payload + word_sum(frame[IP + 12 : IP + 20]) + protocol + length
     return RXD_TCPCS | (RXD_TCPE if total % 0xFFFF else 0)

@@ -30,7 +30,7 @@ from emu.devices.e1000_stats import Statistics
 from emu.devices.net.types import MIN_FRAME
 
 VLAN_AT, VLAN_TAG = 12, 4
-Frame = bytes | memoryview
+Frame = bytes | bytearray | memoryview
 
 
 class Receiver:
