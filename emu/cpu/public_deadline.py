@@ -27,14 +27,14 @@ class PolledDeadline:
 
     def arm(self, deadline_ns: int) -> None:
         """Due once the host's monotonic clock reaches `deadline_ns`."""
-        self._at, self._insists = deadline_ns, False
+        self._at = deadline_ns
 
     def disarm(self) -> None:
         """No deadline."""
-        self._at, self._insists = None, False
+        self._at = None
 
     def insist(self) -> None:
-        """Due until the next `arm` or `disarm`; any thread."""
+        """Due at the next look, whatever is armed before it; any thread."""
         self._insists = True
 
     def now(self) -> int:
@@ -43,8 +43,12 @@ class PolledDeadline:
         return 0
 
     def look(self) -> None:
-        """Set the flag where the deadline has passed."""
+        """Set the flag where the deadline has passed, or another thread insists.
+
+        Who sees the flag makes the calls that were posted before `insist`.
+        """
         if self._insists or (self._at is not None and time.monotonic_ns() >= self._at):
+            self._insists = False
             self._signals.alarm = 1
 
     def wait(self) -> None:

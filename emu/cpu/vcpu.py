@@ -139,6 +139,8 @@ class Vcpu:
         if self._alarm is not None and (self._armed is None or deadline_ns < self._armed):
             self._armed = deadline_ns
             self._alarm.arm(deadline_ns + self._clock.epoch_ns)
+            if self._calls or self._stale:  # the deadline took the place of what brings us to look at them
+                self._alarm.insist()
 
     # ---- from other threads ------------------------------------------------------------------------
 
