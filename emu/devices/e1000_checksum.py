@@ -1,7 +1,4 @@
-"""Checksums as the 82540EM checks them in received frames. Source: SDM 3.2.9, 13.4.31 (RXCSUM); RFC 1071.
-
-A ones' complement sum over 16-bit words is a residue modulo 0xFFFF: one division of a large integer gives it.
-"""
+"""Checksums as the 82540EM checks them in received frames. Source: SDM 3.2.9, 13.4.31 (RXCSUM)."""
 
 from typing import Final
 
@@ -14,19 +11,13 @@ from emu.devices.e1000_spec import (
     RXD_TCPCS,
     RXD_TCPE,
 )
+from emu.devices.net.checksum import Bytes, word_sum
 
 PCSS: Final = 0xFF
 IP: Final = 14
 IPV4, TCP, UDP = 0x0800, 6, 17
 CSUM_OFFSET: Final = {TCP: 16, UDP: 6}
 HEADER: Final = {TCP: 20, UDP: 8}
-Bytes = bytes | bytearray | memoryview
-
-
-def word_sum(data: Bytes) -> int:
-    """The ones' complement sum of big-endian words, zero-padded at the end: 0 to 0xFFFE."""
-    total = int.from_bytes(data, "big")
-    return (total << 8 if len(data) & 1 else total) % 0xFFFF
 
 
 def receive_checksums(frame: Bytes, rxcsum: int) -> int:

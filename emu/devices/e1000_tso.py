@@ -7,11 +7,11 @@ virtio knows it; `segments` cuts everything else the way the hardware does, head
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from emu.devices.e1000_checksum import word_sum
 from emu.devices.e1000_spec import POPTS_IXSM, POPTS_TXSM, TUCMD_IP, TUCMD_TCP
+from emu.devices.net.checksum import checksum
 from emu.devices.net.types import Buffers, Offload
+from emu.devices.virtio.spec import NET_GSO_NONE, NET_GSO_TCPV4, NET_GSO_TCPV6
 
-GSO_TCPV4, GSO_TCPV6 = 1, 4
 LEAST_MSS: Final = 1
 MOST_SEGMENTS: Final = 1024
 TCP_LAST_FLAGS: Final = 0x09  # FIN and PSH belong to the last segment alone
@@ -79,11 +79,11 @@ def whole(
     head, rest = gather(pieces, c.hdrlen)
     if c.hdrlen != c.tucss + (head[c.tucss + 12] >> 4) * 4:
         return None
-    if not (_make_ipv4(head, total, c, popts) if c.tucmd & TUCMD_IP else _make_ipv6(head, total, c)):
+    if not (_make_ipv4(head, total, c, popts) if c.tucmd & TUCMD_IP else _make_ipv6(head, total, c, popts)):
         return None
     _add_word(head, c.tucso, total - c.tucss)  # of the pseudo header, from which the driver left it out
     one = total - c.hdrlen <= c.mss
-    kind = 0 if one else GSO_TCPV4 if c.tucmd & TUCMD_IP else GSO_TCPV6
+    kind = NET_GSO_NONE if one else NET_GSO_TCPV4 if c.tucmd & TUCMD_IP else NET_GSO_TCPV6
     offload = Offload(True, c.tucss, 16, kind, 0 if one else c.mss, 0 if one else c.hdrlen)
     return [memoryview(head), *rest], offload
 
@@ -100,10 +100,10 @@ def _make_ipv4(head: bytearray, total: int, c: Context, popts: int) -> bool:
     return True
 
 
-def _make_ipv6(head: bytearray, total: int, c: Context) -> bool:
+def _make_ipv6(head: bytearray, total: int, c: Context, popts: int) -> bool:
     """The payload's length; False where the context is not of a plain IPv6 header."""
     payload = total - c.ipcss - 40
-    if c.tucss != c.ipcss + 40 or payload > 0xFFFF or head[c.ipcss] >> 4 != 6:
+    if popts & POPTS_IXSM or c.tucss != c.ipcss + 40 or payload > 0xFFFF or head[c.ipcss] >> 4 != 6:
         return False
     head[c.ipcss + 4 : c.ipcss + 6] = payload.to_bytes(2, "big")
     return True
@@ -131,8 +131,7 @@ def _insert(frame: bytearray, start: int, at: int, last: int) -> None:
     end = min(last + 1, len(frame)) if last else len(frame)
     if at + 2 > end or start >= end:
         return
-    checksum = 0xFFFF - word_sum(frame[start:end]) or 0xFFFF
-    frame[at : at + 2] = checksum.to_bytes(2, "big")
+    frame[at : at + 2] = checksum(frame[start:end]).to_bytes(2, "big")
 
 
 def segments(pieces: Buffers, context: Context, popts: int) -> Iterator[bytearray]:
