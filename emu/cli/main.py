@@ -17,12 +17,11 @@ COMMANDS: Final = {
     "compare": "one piece of work over every I/O path, and what each cost",
     "smoke": "run a guest until its output decides",
     "bench": "measure exits, instructions a second, boots",
-    "serve": "run a device in a process of its own (not built yet)",
+    "serve": "serve disks or network cards to machines of other processes",
     "paths": "list the ways a request can take",
     "images": "list the guest images",
     "devices": "list what -device takes",
 }
-NOT_BUILT: Final = {"serve": "not built yet; emu paths lists the ways that are"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,8 +57,6 @@ def _dispatch(words: list[str], out: TextIO) -> int:
     if name in ("--version", "-version"):
         out.write(f"emu {__version__}\n")
         return OK
-    if name in NOT_BUILT:
-        raise ConfigError(f"{name}: {NOT_BUILT[name]}")
     if name not in COMMANDS:
         from emu.cli.options import nearest  # noqa: PLC0415 - --help starts faster without it
 

@@ -53,7 +53,10 @@ def test_no_subcommand_is_a_bad_command_line() -> None:
     ("words", "text"),
     [
         (("smoek",), 'emu: "smoek" is no subcommand; the nearest is smoke\n'),
-        (("serve",), "emu: serve: not built yet; emu paths lists the ways that are\n"),
+        (
+            ("serve", "vhost-user-disk"),
+            'emu: serve: "vhost-user-disk" is no kind; the nearest is vhost-user-blk\n',
+        ),
         (("run",), "emu: nothing to boot: give an IMAGE, -kernel FILE, -drive file=FILE or -bios FILE\n"),
         (("run", "-kernal"), "emu: -kernal: no such flag; the nearest is -kernel\n"),
         (

@@ -188,7 +188,9 @@ class Channel:
         while len(self._data) < size:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(
-                    size - len(self._data), socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+                    size - len(self._data),
+                    socket.CMSG_SPACE(MAX_FDS * 4),
+                    socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT,
                 )
             except BlockingIOError:
                 return False
@@ -210,7 +212,7 @@ class Channel:
         """Send what is taken at once; return how many bytes that was."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            return self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+            return self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
         except OSError as error:

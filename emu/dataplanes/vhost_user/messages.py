@@ -183,8 +183,8 @@ _LOG: Final = struct.Struct("<QQ")
 _IOTLB: Final = struct.Struct("<QQQBB6x")
 _CONFIG: Final = struct.Struct("<III")
 _AREA: Final = struct.Struct("<QQQ")
-_INFLIGHT: Final = struct.Struct("<QQHH")
-_PADDED_INFLIGHT_BYTES: Final = 24
+_INFLIGHT: Final = struct.Struct("<QQHH4x")  # a C structure with its padding at the end
+_SHORT_INFLIGHT_BYTES: Final = 20
 
 
 def expect_empty(data: bytes, message: str) -> None:
@@ -431,9 +431,9 @@ class Inflight(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes, message: str) -> Self:
-        """Raises ProtocolError. A C structure with its padding at the end is taken, too."""
-        if len(data) == _PADDED_INFLIGHT_BYTES:
-            data = data[: _INFLIGHT.size]
+        """Raises ProtocolError. The fields alone, as the specification lists them, are taken, too."""
+        if len(data) == _SHORT_INFLIGHT_BYTES:
+            data = data.ljust(_INFLIGHT.size, b"\0")
         inflight = cls(*_unpack(_INFLIGHT, data, message))
         if inflight.mmap_size + inflight.mmap_offset >= 1 << 63:
             raise ProtocolError(
