@@ -9,7 +9,8 @@ import ctypes as C
 import mmap
 import struct
 
-from emu.cpu.library import LIB, PATH
+from emu.cpu.layout import host_bytes
+from emu.cpu.library import LIB
 from emu.cpu.native import blob
 from emu.errors import EngineError
 
@@ -38,8 +39,7 @@ _REDIRECTED = {
     "tlb_reset_dirty_by_vaddr_x86_64": "reset_dirty_by_vaddr",
 }
 _PAGE = 4096
-_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL, _DT_PLTRELSZ = 5, 6, 23, 2
-_PT_LOAD, _PT_DYNAMIC = 1, 2
+_DT_PLTRELSZ, _DT_PLTGOT, _TAGS, _RESERVED_SLOTS = 2, 3, 28, 3
 _SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED = 324, 16
 
 
@@ -127,30 +127,20 @@ def remove(record: MachineRecord) -> None:
 
 
 def _slots(names: tuple[str, ...]) -> dict[str, int]:
-    """Addresses of the library's own GOT slots for some of its functions, from its ELF file."""
-    with open(PATH, "rb") as file:  # noqa: PTH123 - pathlib costs 5 ms of start
-        elf = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    """Addresses of the library's own GOT slots for some of its functions.
 
-    def u64(at: int) -> int:
-        return int(struct.unpack_from("<Q", elf, at)[0])
-
-    segments = [struct.unpack_from("<IIQQQQ", elf, u64(32) + 56 * i) for i in range(elf[56])]
-
-    def offset(va: int) -> int:
-        return next(
-            int(va - v + o) for kind, _, o, v, _, n in segments if kind == _PT_LOAD and v <= va < v + n
-        )
-
-    dynamic = next(o for kind, _, o, *_ in segments if kind == _PT_DYNAMIC)
-    tags: dict[int, int] = dict(struct.unpack_from("<QQ", elf, dynamic + 16 * i) for i in range(28))
-    strings, symbols, relocations = (offset(tags[tag]) for tag in (_DT_STRTAB, _DT_SYMTAB, _DT_JMPREL))
-    labels = {elf.find(f"\0{name}\0".encode(), strings) + 1 - strings: name for name in names}
+    They hold the functions' addresses: ctypes has all symbols bound when it loads a library, whose handle is
+    the `struct link_map` of link.h.
+    """
+    _, _, dynamic = struct.unpack("<QQQ", host_bytes(LIB._handle, 24))
+    tags: dict[int, int] = dict(struct.iter_unpack("<QQ", host_bytes(dynamic, 16 * _TAGS)))
+    base = tags.get(_DT_PLTGOT, 0)
+    slots = host_bytes(base, 8 * (_RESERVED_SLOTS + tags.get(_DT_PLTRELSZ, 0) // 24))
     found = {}
-    for slot, info, _ in struct.iter_unpack("<QQQ", elf[relocations : relocations + tags[_DT_PLTRELSZ]]):
-        symbol = symbols + 24 * (info >> 32)
-        name = labels.get(struct.unpack_from("<I", elf, symbol)[0])
-        if name is not None:
-            found[name] = slot + _address(name) - u64(symbol + 8)
+    for name in names:
+        place = slots.find(struct.pack("<Q", _address(name)))
+        if place >= 0 and place % 8 == 0:
+            found[name] = base + place
     return found
 
 
