@@ -6,6 +6,7 @@ from typing import Final
 from emu.bus.costs import Costs
 from emu.dataplanes.local import LocalPlane
 from emu.dataplanes.runner import QueueRunner
+from emu.dataplanes.types import Watcher
 from emu.devices.virtio.types import Post, Service
 from emu.errors import DriverError
 
@@ -17,7 +18,8 @@ the device (by its own DMA, or another vCPU) needs more than one."""
 class Inline:
     """No thread: a doorbell's signal is the call that serves.
 
-    `later` runs a call on the vCPU thread after the guest has had a turn.
+    `later` runs a call on the vCPU thread after the guest has had a turn. `watcher` waits for what the host
+    has for a queue; only services with `sources` need one.
     """
 
     name = "virtio"
@@ -25,8 +27,8 @@ class Inline:
     irqfd = False
     barrier = False
 
-    def __init__(self, later: Post | None) -> None:
-        self._later = later
+    def __init__(self, later: Post | None, watcher: Watcher | None = None) -> None:
+        self._later, self._watcher = later, watcher
         self._runners: list[QueueRunner] = []
         self.costs = Costs()
 
@@ -34,12 +36,25 @@ class Inline:
         """Let each doorbell serve its queue."""
         self._runners = runners
         for runner in runners:
-            runner.kick.bind(self._server(runner))
+            serve = self._server(runner)
+            runner.kick.bind(serve)
+            self._watch(runner, serve)
+
+    def _watch(self, runner: QueueRunner, serve: Callable[[], None]) -> None:
+        """Serve the queue on the vCPU thread when the host has something for it."""
+        watcher, later = self._watcher, self._later
+        if watcher is None or later is None:
+            return
+        for fd in runner.sources:
+            watcher.watch(fd, lambda: later(lambda: serve() if runner in self._runners else None))
 
     def stop(self) -> None:
         """Doorbells signal their events again."""
         for runner in self._runners:
             runner.kick.unbind()
+            if self._watcher is not None:
+                for fd in runner.sources:
+                    self._watcher.unwatch(fd)
         self._runners = []
 
     def _server(self, runner: QueueRunner) -> Callable[[], None]:
@@ -61,6 +76,6 @@ class Inline:
         return serve
 
 
-def inline_plane(service: Service, later: Post | None = None) -> LocalPlane:
-    """A data plane on the vCPU thread. `later` runs a call there after the guest has had a turn."""
-    return LocalPlane(service, Inline(later))
+def inline_plane(service: Service, later: Post | None = None, watcher: Watcher | None = None) -> LocalPlane:
+    """A data plane on the vCPU thread. `later` and `watcher`: see `Inline`."""
+    return LocalPlane(service, Inline(later, watcher))

@@ -110,6 +110,7 @@ class LocalPlane:
             barrier=self._barrier,
             index=index,
             report=self._report,
+            sources=[fd for fd, wanted in self.service.sources if wanted == index],
         )
 
     def stop(self) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """The one runner: it joins a queue, its handler, the doorbell and the interrupt. Every placement uses it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from emu.bus.costs import Costs
@@ -17,10 +17,22 @@ class QueueRunner:
     """Serves one queue when told to; owned by the thread that calls `run`.
 
     `barrier` is `private_barrier()` where that is not the guest's thread: the guest's own barriers do nothing
-    (see `emu.kernel.membarrier`). `report` is told when the driver broke the protocol.
+    (see `emu.kernel.membarrier`). `report` is told when the driver broke the protocol. `sources` are
+    descriptors that become readable when the host has something for the queue.
     """
 
-    __slots__ = ("_barrier", "_broken", "_drain", "_report", "call", "costs", "index", "kick", "queue")
+    __slots__ = (
+        "_barrier",
+        "_broken",
+        "_drain",
+        "_report",
+        "call",
+        "costs",
+        "index",
+        "kick",
+        "queue",
+        "sources",
+    )
 
     def __init__(
         self,
@@ -33,7 +45,9 @@ class QueueRunner:
         barrier: Callable[[], object] | None = None,
         index: int = 0,
         report: Callable[[int, DriverError], None] | None = None,
+        sources: Sequence[int] = (),
     ) -> None:
+        self.sources = sources
         self.queue, self._drain, self.kick, self.call, self.costs = queue, drain, kick, call, costs
         self._barrier, self.index, self._report = barrier, index, report
         self._broken = False

@@ -52,7 +52,7 @@ class Worker:
 
     def _main(self) -> None:
         try:
-            if len(self._runners) == 1:
+            if len(self._runners) == 1 and not self._runners[0].sources:
                 self._serve_one(self._runners[0])
             else:
                 self._serve_many(self._runners)
@@ -77,16 +77,21 @@ class Worker:
             by_fd = {runner.kick.fd: runner for runner in runners}
             for fd in by_fd:
                 poll.register(fd, select.EPOLLIN)
+            by_source = {fd: runner for runner in runners for fd in runner.sources}
+            for fd in by_source:
+                poll.register(fd, select.EPOLLIN | select.EPOLLET)
             busy: list[QueueRunner] = []
             while True:
                 ready = poll.poll(0 if busy else -1)
                 if self._stopping:
                     return
-                costs.syscalls += 1 + len(ready)
+                costs.syscalls += 1
                 costs.handoffs += 1 if ready and not busy else 0
                 for fd, _ in ready:
-                    runner = by_fd[fd]
-                    runner.kick.wait()
+                    runner = by_fd.get(fd) or by_source[fd]
+                    if fd in by_fd:
+                        costs.syscalls += 1
+                        runner.kick.wait()
                     if runner not in busy:
                         busy.append(runner)
                 busy = [runner for runner in busy if self._run(runner)]

@@ -66,7 +66,7 @@ class NetBackend(Protocol):
         `offload` is what the guest left to do; the backend finishes it or hands it on.
         """
 
-    def receive(self) -> bytes | memoryview | None:
+    def receive(self) -> bytes | bytearray | memoryview | None:
         """The next frame for the guest, finished (no offload), None where none waits."""
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class VirtioBalloon:
     """
 
     device_type = TYPE_BALLOON
+    sources: tuple[tuple[int, int], ...] = ()
 
     def __init__(
         self,

@@ -60,6 +60,7 @@ class VirtioBlk:
     """
 
     device_type = TYPE_BLK
+    sources: tuple[tuple[int, int], ...] = ()
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class VirtioConsole:
     """
 
     device_type = TYPE_CONSOLE
+    sources: tuple[tuple[int, int], ...] = ()
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class VirtioRng:
     """
 
     device_type = TYPE_RNG
+    sources: tuple[tuple[int, int], ...] = ()
     queues = 1
 
     def __init__(

@@ -256,6 +256,18 @@ class SplitQueue:
         self.used_idx = (self.used_idx + 1) & 0xFFFF
         self.used[USED_IDX] = self.used_idx
 
+    def push_together(self, chains: Sequence[Chain], written: Sequence[int]) -> None:
+        """Give several chains back that the driver must see at once."""
+        report = self.memory.written
+        at = self.used_idx
+        for chain, length in zip(chains, written, strict=True):
+            for gpa, buffer in zip(chain.writable_at, chain.writable, strict=True):
+                report(gpa, len(buffer))
+            self.used_ring[at & self.mask] = chain.head | length << 32
+            at += 1
+        self.used_idx = at & 0xFFFF
+        self.used[USED_IDX] = self.used_idx
+
     def needs_interrupt(self) -> bool:
         """True where the driver wants to hear of what was pushed since the last True. Source: 2.7.7, 2.7.10.
 

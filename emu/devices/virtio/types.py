@@ -1,6 +1,6 @@
 """The contracts between a virtio device, what it does with a request, and where its queues are served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from emu.bus.costs import Costs
@@ -34,6 +34,10 @@ class Service(Protocol):
     @property
     def features(self) -> int:
         """What is offered: the type's own bits and the ring's."""
+
+    @property
+    def sources(self) -> Sequence[tuple[int, int]]:
+        """Descriptors that become readable when the host has something for a queue: (fd, queue)."""
 
     @property
     def costs(self) -> Costs:
