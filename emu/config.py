@@ -100,6 +100,7 @@ class MachineConfig:
     chardevs: Mapping[str, str] = field(default_factory=dict)
     sockets: Mapping[str, str] = field(default_factory=dict)
     no_reboot: bool = False
+    hpet: bool = True
     engine: EngineChoice = "auto"
     exits: ExitsConfig | None = None
     trace: str | None = None

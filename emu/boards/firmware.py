@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from emu import __version__
-from emu.boot.acpi import Hardware, build_acpi
+from emu.boot.acpi import EventTimer, Hardware, build_acpi
 from emu.boot.bios_data import BASE as BIOS_DATA
 from emu.boot.bios_data import DUMMY_HANDLER, IRET, build_bios_data, build_vectors
 from emu.boot.entry import EntryState
@@ -18,7 +18,7 @@ from emu.bus.pci import PciBus, pirq_of
 from emu.config import MachineConfig
 from emu.cpu import cpuid
 from emu.cpu.state import StartState
-from emu.devices import ioapic, lapic
+from emu.devices import hpet, ioapic, lapic
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.errors import ConfigError
 
@@ -32,6 +32,7 @@ class Addresses(NamedTuple):
     ioapic: int
     pm_base: int
     reset_port: int
+    hpet: int = 0
 
 
 class Loader:
@@ -126,6 +127,7 @@ def hardware_of(addresses: Addresses, level_irqs: int) -> Hardware:
         level_irqs=level_irqs,
         pci_gsi=lambda device, pin: PIRQ_IRQS[pirq_of(device, pin)],
         memory_windows=(MEMORY_WINDOW, HIGH_WINDOW),
+        hpet=EventTimer(addresses.hpet, hpet.CAPABILITIES) if addresses.hpet else None,
     )
 
 

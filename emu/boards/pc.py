@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from emu.boards.disks import Disk, Disks
@@ -12,7 +13,7 @@ from emu.boards.legacy import LegacyChips, map_debugcon
 from emu.boards.typist import Typist
 from emu.boot.linux16 import kernel_items, needs_firmware
 from emu.boot.pci_setup import HIGH_WINDOW, PIRQ_IRQS
-from emu.bus.irq import Line, Pin
+from emu.bus.irq import Gate, Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
 from emu.bus.window import Absent
 from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
@@ -21,6 +22,7 @@ from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
 from emu.devices.fw_cfg import DMA_OFFSET, DMA_PORTS, FwCfg, e820_file, standard_items
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
+from emu.devices.hpet import Hpet
 from emu.devices.ioapic import IoApic
 from emu.devices.lapic import Lapic
 from emu.devices.pic_8259 import Pic8259Pair
@@ -55,6 +57,7 @@ COM1, PM_BASE, FW_CFG = 0x3F8, 0x600, 0x510
 IDE: Final = ((0x1F0, 0x3F6, IRQ_IDE0), (0x170, 0x376, IRQ_IDE1))
 IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
+HPET: Final = 0xFED0_0000
 ADDRESSES: Final = Addresses(ioapic=IOAPIC, pm_base=PM_BASE, reset_port=0xCF9)
 DEVICES: Final = range(0xE000_0000, 1 << 32)
 """From the first PCI window up to 4 GiB, ROM included: uncached, as firmware has it."""
@@ -87,11 +90,13 @@ class PcBoard:
         self.lapic = Lapic(clock, cpu, self.pic)
         self.ioapic = IoApic(self.lapic)
         self.lapic.on_eoi = self.ioapic.eoi
+        self._pin2 = Pin(partial(self.ioapic.set_pin, IOAPIC_TIMER_PIN))
         self._irq_pins = {irq: Pin(self._irq_driver(irq)) for irq in IRQS}
-        self.pit = Pit8254(clock, out0=self._irq(IRQ_TIMER))
+        self._timer_gate, self._clock_gate = Gate(self._irq(IRQ_TIMER)), Gate(self._irq(IRQ_RTC))
+        self.pit = Pit8254(clock, out0=self._timer_gate)
         low, *high = (piece.size for piece in machine.memory.ranges)
         self.rtc = RtcMc146818(
-            clock, self._irq(IRQ_RTC), int(time.time()), ram_below_4g=low, ram_above_4g=sum(high)
+            clock, self._clock_gate, int(time.time()), ram_below_4g=low, ram_above_4g=sum(high)
         )
         self.ps2 = Ps2Controller(
             self._irq(IRQ_KEYBOARD), self._irq(IRQ_MOUSE), set_a20=cpu.set_a20, reset=cpu.reset
@@ -122,6 +127,7 @@ class PcBoard:
         self.legacy = LegacyChips(machine.pio, self.pm)
         machine.on_close.append(map_debugcon(machine.pio, config.debugcon, config.debugcon_port))
         machine.mmio.map(IOAPIC, self.ioapic, "ioapic", "irqchip")
+        self.hpet = self._make_hpet() if config.hpet else None
         self._lapic_base: int | None = None
         self._lapic_moved(LAPIC)
         self.lapic.on_window = self._lapic_moved
@@ -163,13 +169,30 @@ class PcBoard:
 
     def _irq_driver(self, irq: int) -> Callable[[bool], None]:
         """An ISA interrupt is wired to the 8259 pair and to the I/O APIC."""
-        to_pic, to_ioapic, pin = self.pic.set_irq, self.ioapic.set_pin, irq or IOAPIC_TIMER_PIN
+        to_pic = self.pic.set_irq
+        to_ioapic = partial(self.ioapic.set_pin, irq) if irq else self._pin2.line().set
 
         def drive(level: bool) -> None:
             to_pic(irq, level)
-            to_ioapic(pin, level)
+            to_ioapic(level)
 
         return drive
+
+    def _make_hpet(self) -> Hpet:
+        """Like the PIT it has no place of its own: IRQ 0, IRQ 8, and the I/O APIC's pin 2."""
+        hpet = Hpet(
+            self.machine.clock,
+            legacy=(self._irq(IRQ_TIMER), self._irq(IRQ_RTC)),
+            routes={IOAPIC_TIMER_PIN: self._pin2.line()},
+            on_legacy=self._hpet_legacy,
+        )
+        self.machine.mmio.map(HPET, hpet, "hpet")
+        return hpet
+
+    def _hpet_legacy(self, on: bool) -> None:
+        """Legacy replacement cuts PIT and clock off from their interrupts."""
+        self._timer_gate.switch(not on)
+        self._clock_gate.switch(not on)
 
     # fmt: off
     def _map_ports(self) -> None:
@@ -205,7 +228,7 @@ class PcBoard:
         if self._has_firmware:
             from emu.boards.bios import boot_rom_files, firmware_files  # noqa: PLC0415 - a kernel boots without
 
-            hardware = hardware_of(ADDRESSES, LEVEL_IRQS)
+            hardware = hardware_of(self._addresses(), LEVEL_IRQS)
             files = firmware_files(memory, hardware, vga=config.vga and config.graphics)
             if config.kernel is not None:
                 items |= kernel_items(config.kernel, config.append, config.initrd, memory.ranges[0].size)
@@ -214,11 +237,14 @@ class PcBoard:
             files = {"etc/e820": e820_file([(piece.gpa, piece.size) for piece in memory.ranges])}
         return FwCfg(items, files, memory)
 
+    def _addresses(self) -> Addresses:
+        return ADDRESSES._replace(hpet=HPET if self._config.hpet else 0)
+
     def make_boot(self) -> Callable[[], StartState]:
         """What puts the first program into memory, at power-on and after each reset. Raises ConfigError."""
         machine, config = self.machine, self._config
         if not self._has_firmware:
-            loader = Loader(machine.memory, config, self.pci, self.pic, self.lapic, ADDRESSES)
+            loader = Loader(machine.memory, config, self.pci, self.pic, self.lapic, self._addresses())
 
             def load() -> StartState:
                 self.ps2.write_command(WRITE_COMMAND_BYTE)
@@ -311,6 +337,8 @@ class PcBoard:
         chips: list[Resettable] = [self.pic, self.ioapic, self.lapic, self.pit, self.ps2, self.com1, self.pm]
         chips += [self.vga, self.fw_cfg, self.legacy, self.keyboard, self.mouse]
         chips += [self.control_a, self.control_b, self.reset_control, self.ide]
+        if self.hpet is not None:
+            chips.append(self.hpet)
         for chip in chips:
             chip.reset()
         self.pci.reset()

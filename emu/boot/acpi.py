@@ -26,18 +26,27 @@ WBINVD, PROC_C1, SLP_BUTTON, RESET_REG_SUP = 1 << 0, 1 << 2, 1 << 5, 1 << 10
 NO_LATENCY = 0xFFF  # no C2, no C3
 RESET_VALUE = 0x06  # of the reset control register: a hard reset
 CENTURY = 0x32
-SPACE_IO, ACCESS_BYTE, ACCESS_WORD, ACCESS_DWORD = 1, 1, 2, 3
+SPACE_MEMORY, SPACE_IO, ACCESS_BYTE, ACCESS_WORD, ACCESS_DWORD = 0, 1, 1, 2, 3
 
 LOCAL_APIC, IO_APIC, OVERRIDE, LOCAL_NMI = 0, 1, 2, 4
 PCAT_COMPAT, CPU_ENABLED, ALL_CPUS, ISA = 1, 1, 0xFF, 0
 CONFORMS, HIGH_LEVEL = 0x0, 0xD  # polarity and trigger of an override
 TIMER_PIN = 2
+HPET_SIZE = 0x400
 S5 = 0  # SLP_TYP of power-off
+
+
+class EventTimer(NamedTuple):
+    """Where it is, and the low half of its capabilities register."""
+
+    base: int
+    capabilities: int
 
 
 class Hardware(NamedTuple):
     """What the tables describe. `pci_gsi(device, pin)` is the interrupt of pin 1-4, `level_irqs` a bit for
-    each ISA interrupt that is level triggered; windows are the addresses that PCI devices may have.
+    each ISA interrupt that is level triggered; windows are the addresses that PCI devices may have. `hpet` is
+    the high precision event timer.
     """
 
     lapic: int
@@ -48,6 +57,7 @@ class Hardware(NamedTuple):
     level_irqs: int
     pci_gsi: Callable[[int, int], int]
     memory_windows: tuple[range, ...]
+    hpet: EventTimer | None = None
 
 
 def table(signature: bytes, revision: int, body: bytes) -> bytes:
@@ -69,6 +79,8 @@ def build_acpi(base: int, hardware: Hardware) -> bytes:
     facs = add(build_facs())
     dsdt = add(build_dsdt(hardware))
     listed = [add(build_fadt(facs, dsdt, hardware)), add(build_madt(hardware))]
+    if hardware.hpet is not None:
+        listed.append(add(build_hpet(hardware.hpet)))
     rsdt = add(table(b"RSDT", 1, struct.pack(f"<{len(listed)}I", *listed)))
     xsdt = add(table(b"XSDT", 1, struct.pack(f"<{len(listed)}Q", *listed)))
     rsdp = build_rsdp(rsdt, xsdt)
@@ -139,6 +151,13 @@ def build_madt(hardware: Hardware) -> bytes:
     return table(b"APIC", MADT_REVISION, body)
 
 
+def build_hpet(timer: EventTimer) -> bytes:
+    """The event timer: what its capabilities register says, and where it is (IA-PC HPET 1.0a, 3.2.4)."""
+    address = struct.pack("<BBBBQ", SPACE_MEMORY, 64, 0, 0, timer.base)
+    body = struct.pack("<I", timer.capabilities) + address + struct.pack("<BHB", 0, 0, 0)
+    return table(b"HPET", 1, body)
+
+
 def _override(irq: int, gsi: int, flags: int) -> bytes:
     return struct.pack("<BBBBIH", OVERRIDE, 10, ISA, irq, gsi, flags)
 
@@ -146,8 +165,17 @@ def _override(irq: int, gsi: int, flags: int) -> bytes:
 def build_dsdt(hardware: Hardware) -> bytes:
     """Power-off, the PCI bus with its windows and interrupts, and the ISA devices behind its bridge."""
     off = aml.package(*[aml.integer(S5)] * 4)
-    body = aml.name("_S5", off) + aml.scope("_SB", _pci_bus(hardware))
+    body = aml.name("_S5", off) + aml.scope("_SB", _pci_bus(hardware), _hpet(hardware.hpet))
     return table(b"DSDT", DSDT_REVISION, body)
+
+
+def _hpet(timer: EventTimer | None) -> bytes:
+    if timer is None:
+        return b""
+    window = aml.resources(aml.memory_fixed(timer.base, HPET_SIZE))
+    return aml.device(
+        "HPET", aml.name("_HID", aml.eisa_id("PNP0103")), aml.name("_UID", aml.ZERO), aml.name("_CRS", window)
+    )
 
 
 def _pci_bus(hardware: Hardware) -> bytes:

@@ -75,6 +75,11 @@ def io(base: int, ports: int) -> bytes:
     return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, ports)
 
 
+def memory_fixed(base: int, size: int) -> bytes:
+    """Memory32Fixed (ReadOnly, base, size) (6.4.3.4)."""
+    return struct.pack("<BHBII", 0x86, 9, 0, base, size)
+
+
 def irq(number: int) -> bytes:
     """IRQNoFlags () { number }: edge triggered, active high (6.4.2.1)."""
     return struct.pack("<BH", 0x22, 1 << number)

@@ -49,6 +49,31 @@ class Line:
             self._pin.move(1 if level else -1, edge=False)
 
 
+class Gate:
+    """A wire with a switch in it, closed at first; an `IrqLine`."""
+
+    __slots__ = ("_closed", "_level", "_line")
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._level, self._closed = False, True
+
+    def set(self, level: bool) -> None:
+        """Drive the wire."""
+        self._level = level
+        self._line.set(level and self._closed)
+
+    def restore(self, level: bool) -> None:
+        """Take a saved level without an edge."""
+        self._level = level
+        self._line.restore(level and self._closed)
+
+    def switch(self, closed: bool) -> None:
+        """Pass the level on, or none."""
+        self._closed = closed
+        self._line.set(self._level and closed)
+
+
 class NoLine:
     """A wire that leads nowhere."""
 

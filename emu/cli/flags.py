@@ -235,12 +235,14 @@ def _chardev(draft: Draft, text: str) -> None:
 
 
 def _machine(draft: Draft, text: str) -> None:
-    values = unique_keys(key_values(text, "type"), ("type", "accel", "graphics"))
+    values = unique_keys(key_values(text, "type"), ("type", "accel", "graphics", "hpet"))
     choice("machine", values.get("type", "pc"), ("pc",))
     if "accel" in values:
         _accel(draft, values["accel"])
     if "graphics" in values:
         draft.config = replace(draft.config, graphics=switch("graphics", values["graphics"]))
+    if "hpet" in values:
+        draft.config = replace(draft.config, hpet=switch("hpet", values["hpet"]))
 
 
 def _boot(draft: Draft, text: str) -> None:
@@ -338,6 +340,7 @@ def _set_text(name: str) -> Callable[[Draft, str], None]:
         "timeout": lambda config, text: replace(config, timeout_s=seconds("timeout", text)),
         "engine": lambda config, text: replace(config, engine=ENGINES[choice("engine", text, ENGINES)]),
         "no-reboot": lambda config, _text: replace(config, no_reboot=True),
+        "no-hpet": lambda config, _text: replace(config, hpet=False),
     }
     setter = setters[name]
 
@@ -415,8 +418,9 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("nodefaults", None, _mark("no_defaults"), "no serial port and no text screen unless asked for"),
     Option("no-user-config", None, _changes_nothing, "no configuration files are read in any case"),
     Option("no-reboot", None, _set_text("no-reboot"), "a guest's reset ends the run, status 0"),
-    Option("machine", "pc[,accel=tcg]", _machine, "the board"),
-    Option("M", "pc[,accel=tcg]", _machine, "the same as -machine"),
+    Option("no-hpet", None, _set_text("no-hpet"), "no high precision event timer; as -machine hpet=off"),
+    Option("machine", "pc[,accel=tcg][,hpet=off]", _machine, "the board"),
+    Option("M", "pc[,accel=tcg][,hpet=off]", _machine, "the same as -machine"),
     Option("accel", "tcg", _accel, "guest code is translated"),
     Option("cpu", "qemu64|max", _cpu, "both name the one CPU there is"),
     Option("smp", "1", _smp, "one CPU"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emu.boot import aml
-from emu.boot.acpi import Hardware, build_acpi
+from emu.boot.acpi import EventTimer, Hardware, build_acpi
 
 BASE = 0xE0000
 HARDWARE = Hardware(
@@ -146,3 +146,13 @@ def test_the_reference_disassembler_sees_devices_and_routes(tmp_path: Path) -> N
     for words in ("Name (_S5", 'EisaId ("PNP0A03")', 'EisaId ("PNP0501")', "Name (_PRT", "QWordMemory"):
         assert words in source
     assert source.count("FFFF, ") >= 4 * 32
+
+
+def test_the_event_timer_has_its_table_and_its_device(tmp_path: Path) -> None:
+    block = build_acpi(BASE, HARDWARE._replace(hpet=EventTimer(0xFED0_0000, 0x8086_A201)))
+    found = block[block.index(b"HPET\x38") :][:56]
+    assert sum(found) % 256 == 0
+    assert struct.unpack_from("<IBBBBQBHB", found, 36) == (0x8086_A201, 0, 64, 0, 0, 0xFED0_0000, 0, 0, 0)
+    assert aml.memory_fixed(0xFED0_0000, 0x400) in block
+    assert aml.eisa_id("PNP0103") in block
+    assert len(block) > len(BLOCK)
