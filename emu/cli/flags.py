@@ -300,11 +300,11 @@ def _exits(draft: Draft, text: str) -> None:
     for key, value in words:
         word = value if key == "what" else key
         if word == "symbols":
-            exits = replace(exits, by_function=True)
+            exits = exits._replace(by_function=True)
         elif word == "time":
-            exits = replace(exits, timed=True)
+            exits = exits._replace(timed=True)
         elif word == "-" or "." in word or "/" in word:
-            exits = replace(exits, file=word)
+            exits = exits._replace(file=word)
         else:
             raise ConfigError(f'"{word}" is neither {" nor ".join(EXITS_WORDS)} nor a FILE.json')
     draft.config = replace(draft.config, exits=exits)
@@ -412,7 +412,7 @@ TABLE: tuple[Option[Draft], ...] = (
         _monitor,
         "where the monitor is (help lists its commands), default Ctrl-A C where COM1 is on mon:stdio",
     ),
-    Option("qmp", "none", _only("none", instead="use -monitor; none is the default"), "no such monitor"),
+    Option("qmp", "null", _only("null", instead="use -monitor; null is the default"), "no such monitor"),
     Option("nic", "none", _NO_NET, "no network device"),
     Option("net", "none", _NO_NET, "no network device"),
     Option("nodefaults", None, _mark("no_defaults"), "no serial port and no text screen unless asked for"),
