@@ -156,10 +156,8 @@ class Loop:
             self._look_again()
         if self._timers:
             self._expire()
-        busy, self._busy = self._busy, []
-        for runner in busy:
-            if self._serve(runner) and runner not in self._busy:
-                self._busy.append(runner)
+        if self._busy:
+            self._run_busy()
 
     def _patience(self) -> float:
         """Seconds to sleep at most, -1 for any time."""
@@ -171,19 +169,23 @@ class Loop:
         return patience
 
     def _dispatch(self, ready: list[tuple[int, int]]) -> None:
-        costs, kicks, busy = self.costs, self._kicks, self._busy
-        rung = False
+        kicks, asleep, rung = self._kicks, not self._busy, False
         for fd, _ in ready:
-            runner = kicks.get(fd)
-            if runner is not None:
-                if not busy and not rung:
-                    costs.handoffs += 1
-                    costs.syscalls += 1
+            if fd in kicks:
                 rung = True
-                if runner not in busy:
-                    busy.append(runner)
+                self.wake(kicks[fd])
             elif (call := self._calls.get(fd)) is not None:
                 call()
+        if rung and asleep:
+            self.costs.handoffs += 1
+            self.costs.syscalls += 1
+
+    def _run_busy(self) -> None:
+        """One turn for each ring that has work; those that have more keep their place."""
+        busy, self._busy = self._busy, []
+        for runner in busy:
+            if runner not in self._polled and self._serve(runner):
+                self.wake(runner)
 
     def _serve(self, runner: QueueRunner) -> bool:
         """Run one ring a while; True where more is waiting."""
@@ -217,13 +219,7 @@ class Loop:
 
     def _look_around(self) -> None:
         """Look at every polled ring many times, then at everything else once."""
-        polled, served = self._polled, 0
-        for _ in range(SPINS):
-            for runner in polled:
-                try:
-                    served += runner.poll()
-                except DriverError as error:
-                    runner.give_up(error)
+        served = self._spin()
         now = time.monotonic()
         if served:
             self._idle_since = now
@@ -237,7 +233,19 @@ class Loop:
             self._dispatch(ready)
         if self._timers:
             self._expire()
-        self._busy = [runner for runner in self._busy if runner not in polled and self._serve(runner)]
+        if self._busy:
+            self._run_busy()
+
+    def _spin(self) -> int:
+        """Look at the polled rings; return how many requests there were."""
+        served = 0
+        for _ in range(SPINS):
+            for runner in self._polled:
+                try:
+                    served += runner.poll()
+                except DriverError as error:
+                    runner.give_up(error)
+        return served
 
     def _nap(self) -> list[tuple[int, int]]:
         """Rest a little; messages end it. An interrupt that a driver wished for meanwhile comes first."""

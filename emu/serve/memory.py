@@ -4,7 +4,7 @@ Descriptors in a ring hold guest addresses, SET_VRING_ADDR holds user addresses.
 against the regions; one that is not wholly within one raises `GuestAddressError`.
 """
 
-import gc
+import contextlib
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -33,12 +33,9 @@ class MappedRegion:
         self.view = memoryview(self._map)[before:]
 
     def close(self) -> None:
-        """Unmap; at once, as soon as nobody holds a view of it."""
+        """Unmap; the mapping goes with the last view of it."""
         self.view.release()
-        try:
-            self._map.close()
-        except BufferError:  # a queue's closures refer to each other: they go with a collection
-            gc.collect()
+        with contextlib.suppress(BufferError):
             self._map.close()
 
 
