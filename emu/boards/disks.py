@@ -1,7 +1,7 @@
 """A machine's disks: the images behind `-drive`, opened once, and who takes them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.bus.costs import Costs
 from emu.config import DriveConfig, MachineConfig
@@ -11,8 +11,7 @@ from emu.errors import ConfigError
 from emu.machine import Machine
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """An open image and how a virtio device serves it: `properties` are those of its `-device`."""
 
     name: str

@@ -5,8 +5,7 @@ with IRQ 14, 0x170 and 0x376 with IRQ 15. The drives answer at once, on the vCPU
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from emu.bus.costs import Costs
 from emu.bus.types import AccessError, Fault, IrqLine
@@ -57,8 +56,7 @@ class IdeDrive(Protocol):
         """The host has given the words up to `write_end`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CdRom:
+class CdRom(NamedTuple):
     """A CD-ROM drive for a seat, and the disc in it; None is an empty tray."""
 
     medium: BlockBackend | None

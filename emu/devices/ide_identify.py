@@ -4,7 +4,7 @@ Source: ATA/ATAPI-6 (T13/1410D), 8.15 with table 27, 8.16 with table 30, and 8.4
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_MULTIPLE = 16  # sectors in one DRQ block
 MAX_LBA28 = (1 << 28) - 1  # the largest count that words 60-61 may give
@@ -16,8 +16,7 @@ DEFAULT_MODE = 0x45  # Ultra DMA 5
 PACKET_CD_ROM = 0x85C0  # an ATAPI CD-ROM: removable, DRQ within 50 us of PACKET, packets of 12 bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """A drive's own strings: 40, 20 and 8 ASCII characters are used."""
 
     model: str = "EMU HARDDISK"
@@ -25,8 +24,7 @@ class Identity:
     firmware: str = "1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """A translation from cylinder, head, sector."""
 
     cylinders: int

@@ -5,8 +5,7 @@ Source: IBM PS/2 Video Subsystem Technical Reference (1992), VGA function: 2-41 
 """
 
 from codecs import charmap_decode
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu.bus.types import AccessError, Fault
 
@@ -45,8 +44,7 @@ GLYPHS: Final = (
 """What the character generator's font of code page 437 shows for each byte."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextScreen:
+class TextScreen(NamedTuple):
     """What a text screen shows: `lines` as wide as the screen, and for each cell the attribute byte of text
     mode (foreground, background << 4; with `blinks`, bit 7 is for blinking). `cursor` is (column, row).
     """
