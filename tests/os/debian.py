@@ -22,7 +22,7 @@ KERNELS = {
 }
 BUSYBOX = "^busybox-static$"
 DRIVERS = ("virtio_pci", "virtio_blk")
-INIT = """\
+START = """\
 #!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /usr/bin /sbin /usr/sbin
 /bin/busybox --install -s
@@ -31,10 +31,13 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 echo "INIT-START $(uname -r)"
 while read -r module; do insmod "/modules/$module"; done < /modules/order
-tries=0
+"""
+SHELL = f"{START}exec setsid cttyhack sh\n"
+INIT = f"""\
+{START}tries=0
 while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do usleep 20000; tries=$((tries + 1)); done
 [ -b /dev/vda ] && echo "VDA $(dd if=/dev/vda bs=64k count=16 2>/dev/null | md5sum | cut -d' ' -f1)"
-for word in $(cat /proc/cmdline); do case $word in job=*) job=${word#job=};; esac; done
+for word in $(cat /proc/cmdline); do case $word in job=*) job=${{word#job=}};; esac; done
 echo "INIT-END $job"
 [ "$job" = shell ] && exec setsid cttyhack sh
 [ "$job" = reboot ] && reboot -f
@@ -144,6 +147,7 @@ def _add_module(name: str, files: dict[str, Path], loaded: dict[str, bytes]) -> 
     path = files[name]
     content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     section = ELFFile(io.BytesIO(content)).get_section_by_name(".modinfo")
+    assert section is not None, name
     for word in section.data().split(b"\0"):
         if word.startswith(b"depends="):
             for other in filter(None, word[8:].decode().replace("-", "_").split(",")):

@@ -5,7 +5,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LIMIT_S = 120
@@ -14,9 +14,9 @@ LIMIT_S = 120
 class Console:
     """A process whose output is read as text while it runs."""
 
-    def __init__(self, words: Sequence[str | Path]) -> None:
+    def __init__(self, words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
         )
         assert self.process.stdout is not None
         self.out = self.process.stdout.fileno()
@@ -37,6 +37,13 @@ class Console:
         self.process.stdin.write(line.encode())
         self.process.stdin.flush()
 
+    def ask(self, command: str) -> str:
+        """Have the guest's shell run a command; return what it said."""
+        since = len(self.text)
+        self.type(f"{command}; echo end-$((6 * 7))\n")
+        end = self.expect("end-42", since)
+        return self.text[since:end]
+
     def finish(self) -> int:
         while piece := os.read(self.out, 65536):
             self.text += piece.decode(errors="replace")
@@ -50,12 +57,42 @@ class Console:
                 pipe.close()
 
 
-class Guest(Console):
-    """Linux with its console on COM1 and a disk as /dev/vda."""
+DISKS: dict[str, Sequence[str]] = {
+    "ide": ("-drive", "file=DISK,if=ide,format=raw"),
+    "virtio": ("-drive", "file=DISK,if=virtio,format=raw"),
+    "iothread": (
+        *("-drive", "file=DISK,if=none,id=d,format=raw", "-object", "iothread,id=io0"),
+        *("-device", "virtio-blk-pci,drive=d,iothread=io0"),
+    ),
+    "vhost": (
+        *("-drive", "file=DISK,if=none,id=d,format=raw"),
+        *("-device", "virtio-blk-pci,drive=d,vhost=on"),
+    ),
+}
+"""The flags of a disk by the path of its requests."""
 
-    def __init__(self, kernel: str, initrd: str, disk: Path, append: str, *flags: str) -> None:
-        words = [sys.executable, "-m", "emu", "run", "-m", "256M", "-kernel", kernel, "-initrd", initrd]
-        words += ["-append", f"console=ttyS0 panic=-1 {append}"]
-        words += ["-drive", f"file={disk},if=virtio,format=raw", "-nic", "none"]
-        words += ["-display", "none", "-serial", "stdio", "-timeout", str(LIMIT_S), *flags]
-        super().__init__(words)
+
+def linux_flags(kernel: str, initrd: str, disk: Path, append: str, path: str = "virtio") -> list[str]:
+    """Linux with its console on COM1 and a disk; for `emu run` and for QEMU."""
+    words = [
+        "-m",
+        "256M",
+        "-kernel",
+        kernel,
+        "-initrd",
+        initrd,
+        "-append",
+        f"console=ttyS0 panic=-1 {append}",
+    ]
+    words += [word.replace("DISK", str(disk)) for word in DISKS[path]]
+    return [*words, "-nic", "none", "-display", "none", "-serial", "stdio"]
+
+
+class Guest(Console):
+    """`emu run` of Linux, its disk on one of the paths of DISKS."""
+
+    def __init__(
+        self, kernel: str, initrd: str, disk: Path, append: str, *flags: str, path: str = "virtio"
+    ) -> None:
+        words = [sys.executable, "-m", "emu", "run", *linux_flags(kernel, initrd, disk, append, path)]
+        super().__init__([*words, "-timeout", str(LIMIT_S), *flags])
