@@ -94,7 +94,9 @@ class Machine:
         self.on_reset: list[Callable[[], None]] = []
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
-        self._roms: list[tuple[int, bytes, mmap.mmap]] = []
+        self._roms: list[tuple[int, mmap.mmap]] = []
+        self._closable: dict[tuple[int, int], bool] = {}
+        self._powered = False
         self.shares_core = False
         """Run the CPU and the threads that it starts on one core: see `_one_core`."""
         self.symbols_of: str | None = None
@@ -158,9 +160,14 @@ class Machine:
         """Make the CPU, once all windows are mapped; the guest's time starts."""
         self._apic = apic
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
-        ram = [RamBlock(r.gpa, r.size, base + r.offset) for r in self.memory.ranges]
-        for gpa, content, memory in self._roms:
-            ram.append(RamBlock(gpa, len(content), ctypes.addressof(ctypes.c_char.from_buffer(memory))))
+        cuts = sorted({edge for gpa, size in self._closable for edge in (gpa, gpa + size)})
+        ram = [
+            RamBlock(r.gpa, r.size, base + r.offset, cuts=() if r.gpa else tuple(cuts))
+            for r in self.memory.ranges
+        ]
+        for gpa, memory in self._roms:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            ram.append(RamBlock(gpa, len(memory), address, writable=False))
         areas = [MmioArea(*area) for area in self.mmio.areas([(block.gpa, block.size) for block in ram])]
         port_read, port_write, areas = self._observed(areas)
         hooks = EngineHooks(
@@ -179,6 +186,10 @@ class Machine:
             apic_eoi=0 if self.profile is not None or self.trace is not None else APIC_EOI,
         )
         self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
+        self._powered = True
+        for (gpa, size), writable in self._closable.items():
+            if not writable:
+                self.engine.protect(gpa, size, writable)
         self.vcpu.attach(self.engine, apic)
         self.memory.on_written = self.engine.make_written(self.vcpu.memory_written)
         self.tsc = GuestTsc(self.engine.host_tsc, self.engine.set_tsc_offset)
@@ -187,20 +198,16 @@ class Machine:
         self._add_msrs(apic, self.tsc)
 
     def add_rom(self, gpa: int, content: bytes) -> None:
-        """Put memory for code outside of RAM at `gpa`, whole pages; before `power_on`.
-
-        The engine has no memory that drops stores: a guest may change it, until `reload_roms`.
-        """
+        """Put memory that drops stores outside of RAM at `gpa`, whole pages; before `power_on`."""
         memory = mmap.mmap(-1, len(content))
         memory[:] = content
-        self._roms.append((gpa, content, memory))
+        self._roms.append((gpa, memory))
 
-    def reload_roms(self) -> None:
-        """Take back what the guest has changed."""
-        for gpa, content, memory in self._roms:
-            if memory[:] != content:
-                memory[:] = content
-                self.engine.forget_code(gpa, len(content))
+    def protect(self, gpa: int, size: int, writable: bool) -> None:
+        """Carry stores to a part of low RAM out, or drop them; each part is named before `power_on`."""
+        self._closable[gpa, size] = writable
+        if self._powered:
+            self.engine.protect(gpa, size, writable)
 
     def _add_msrs(self, apic: LocalApic, tsc: GuestTsc) -> None:
         msrs = self.msrs

@@ -81,8 +81,8 @@ def read_firmware(name: str | None, folders: Sequence[str] = FOLDERS) -> bytes:
 class Bios:
     """A firmware image in the machine; `load` runs at power-on and after each reset.
 
-    The chipset's alias of the image's end below 1 MiB is RAM, as after shadowing: the host bridge's PAM
-    registers keep their values and protect nothing.
+    The chipset's alias of the image's end below 1 MiB is RAM, as after shadowing; it takes stores once
+    firmware has opened it by the host bridge's PAM registers.
     """
 
     def __init__(self, machine: Machine, image: bytes) -> None:
@@ -93,7 +93,6 @@ class Bios:
     def load(self) -> StartState:
         """Put the image's end where real mode reaches it."""
         memory, base = self._machine.memory, LOW_END - len(self._low)
-        self._machine.reload_roms()
         memory.view(base, len(self._low))[:] = self._low
         memory.written(base, len(self._low))
         return RESET_VECTOR

@@ -21,7 +21,7 @@ from emu.cpu.state import StartState
 from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
 from emu.devices.fw_cfg import DMA_OFFSET, DMA_PORTS, FwCfg, e820_file, standard_items
-from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
+from emu.devices.host_bridge import Piix3IsaBridge, ShadowRam, host_bridge
 from emu.devices.hpet import Hpet
 from emu.devices.ioapic import IoApic
 from emu.devices.lapic import Lapic
@@ -133,7 +133,9 @@ class PcBoard:
         self.lapic.on_window = self._lapic_moved
         for index, (read, write) in x2apic_registers(self.lapic).items():
             machine.msrs.add(index, read, write)
-        self.pci.add(host_bridge(), 0)
+        bridge = host_bridge()
+        self.pci.add(bridge, 0)
+        self.shadow_ram = ShadowRam(bridge, machine.protect)
         self.pci.add(self.isa_bridge.function, ISA_BRIDGE_SLOT)
         self._add_disks()
         for device in config.devices:
@@ -250,6 +252,7 @@ class PcBoard:
                 self.ps2.write_command(WRITE_COMMAND_BYTE)
                 self.ps2.write_data(KEYBOARD_ON)
                 machine.msrs.memory_types.set_up((DEVICES, HIGH_WINDOW))
+                self.shadow_ram.leave_as_firmware()
                 return loader.load()
 
             return load

@@ -1,6 +1,7 @@
 """What the vCPU asks of an engine, and what an engine is given: the seam between fast and public engines."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from emu.cpu.state import StartState
@@ -21,11 +22,29 @@ class MmioArea(NamedTuple):
 
 
 class RamBlock(NamedTuple):
-    """`size` bytes of RAM at guest-physical `gpa`, at `address` of this process."""
+    """`size` bytes of RAM at guest-physical `gpa`, at `address` of this process.
+
+    Stores to a block that is not `writable` are dropped. Pieces between addresses in `cuts` can be closed
+    and opened by themselves (`Engine.protect`).
+    """
 
     gpa: int
     size: int
     address: int
+    writable: bool = True
+    cuts: tuple[int, ...] = ()
+
+    def pieces(self) -> list[tuple[int, int, int]]:
+        """(gpa, size, address) of what lies between the cuts."""
+        end = self.gpa + self.size
+        edges = [self.gpa, *(cut for cut in self.cuts if self.gpa < cut < end), end]
+        return [(start, stop - start, self.address + start - self.gpa) for start, stop in pairwise(edges)]
+
+    def closable(self) -> tuple[int, int] | None:
+        """First and last byte of what may drop stores."""
+        if not self.writable:
+            return self.gpa, self.gpa + self.size - 1
+        return (self.cuts[0], self.cuts[-1] - 1) if self.cuts else None
 
 
 class EngineHooks(NamedTuple):
@@ -165,6 +184,9 @@ class Engine(Protocol):
 
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Guest memory through the current page tables, or None where not mapped."""
+
+    def protect(self, gpa: int, size: int, writable: bool) -> None:
+        """Whether stores to a piece of RAM are carried out or dropped; vCPU thread, in a hook too."""
 
     def host_tsc(self) -> int:
         """The counter that RDTSC is made of."""

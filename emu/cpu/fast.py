@@ -173,10 +173,8 @@ class FastEngine:
         """RAM first: the engine's ram_addr then counts from 0 in the order of `ram`."""
         ram_addr = 0
         for block in ram:
-            status = LIB_HELD.uc_mem_map_ptr(
-                self._handle, block.gpa, block.size, uc.UC_PROT_ALL, block.address
-            )
-            uc.check(status, f"{block.size:#x} bytes of RAM")
+            uc.map_block(self._handle, block)
+            uc.drop_stores(self._handle, block)
             self._ram.append((block.gpa, block.size, ram_addr))
             ram_addr += block.size
 
@@ -497,6 +495,11 @@ class FastEngine:
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Guest memory through the current page tables."""
         return uc.vmem_read(self._handle, address, length)
+
+    def protect(self, gpa: int, size: int, writable: bool) -> None:
+        """Open or close a piece of RAM for stores."""
+        uc.protect(self._handle, gpa, size, writable=writable)
+        LIB_HELD.tlb_flush_x86_64(self.fields.cpu)
 
     def host_tsc(self) -> int:
         """RDTSC of the host."""

@@ -8,12 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu.errors import EngineError
 
+if TYPE_CHECKING:
+    from emu.cpu.engine import RamBlock
+
 UC_ARCH_X86, UC_MODE_64 = 4, 8
-UC_PROT_READ, UC_PROT_WRITE, UC_PROT_ALL = 1, 2, 7
+UC_PROT_READ, UC_PROT_WRITE, UC_PROT_EXEC, UC_PROT_ALL = 1, 2, 4, 7
+UC_HOOK_MEM_WRITE_PROT: Final = 1 << 8
 UC_HOOK_INTR, UC_HOOK_INSN, UC_HOOK_INSN_INVALID = 1, 2, 1 << 14
 UC_X86_INS_CPUID, UC_X86_INS_IN, UC_X86_INS_OUT = 113, 218, 500
 UC_X86_INS_RDTSC, UC_X86_INS_RDTSCP = 608, 609
@@ -35,6 +39,7 @@ PLAIN_CB = C.CFUNCTYPE(None, P, P)
 SKIP_CB = C.CFUNCTYPE(C.c_int, P, P)
 INTR_CB = C.CFUNCTYPE(None, P, C.c_uint32, P)
 INVALID_CB = C.CFUNCTYPE(C.c_bool, P, P)
+STORE_CB = C.CFUNCTYPE(C.c_bool, P, C.c_int, C.c_uint64, C.c_int, C.c_int64, P)
 
 
 class AccessPrototypes(NamedTuple):
@@ -108,6 +113,45 @@ def open_x86() -> int:
 def map_memory(handle: int, gpa: int, size: int, rights: int, address: int) -> None:
     """Let guest-physical [gpa, gpa + size) be this process's memory at `address`. Raises EngineError."""
     check(LIB_HELD.uc_mem_map_ptr(handle, gpa, size, rights, address), f"{size:#x} bytes at {gpa:#x}")
+
+
+def map_block(handle: int, block: "RamBlock") -> None:
+    """Map a block of RAM, cut into its pieces. Raises EngineError."""
+    for gpa, size, address in block.pieces():
+        map_memory(handle, gpa, size, UC_PROT_ALL, address)
+        if not block.writable:
+            protect(handle, gpa, size, writable=False)
+
+
+def protect(handle: int, gpa: int, size: int, *, writable: bool) -> None:
+    """Open or close a piece that was mapped by itself; the caller flushes the TLB. Raises EngineError."""
+    rights = UC_PROT_ALL if writable else UC_PROT_READ | UC_PROT_EXEC
+    status = LIB_HELD.uc_mem_protect(P(handle), C.c_uint64(gpa), C.c_size_t(size), C.c_uint32(rights))
+    check(status, f"to protect {size:#x} bytes at {gpa:#x}")
+
+
+def _go_on(*_store: int) -> bool:
+    return True
+
+
+_DROP: Final = STORE_CB(_go_on)
+"""A store to closed memory: the engine goes on and, as the memory is still closed, leaves the store out."""
+
+
+def drop_stores(handle: int, block: "RamBlock") -> None:
+    """Stores to closed memory of a block are dropped; else they would end the run. Raises EngineError.
+
+    Open memory keeps its speed: the engine asks only where a page is closed.
+    """
+    closable = block.closable()
+    if closable is None:  # a hook for nowhere would be one for everywhere
+        return
+    found, (first, last) = C.c_size_t(), closable
+    kind, user = C.c_int(UC_HOOK_MEM_WRITE_PROT), P(0)
+    status = LIB_HELD.uc_hook_add(
+        P(handle), C.byref(found), kind, _DROP, user, C.c_uint64(first), C.c_uint64(last)
+    )
+    check(status, "a hook")
 
 
 def hook(handle: int, kind: int, callback: int, instruction: int | None = None, user: int = 0) -> None:

@@ -55,6 +55,7 @@ from emu.cpu.library import (
     PLAIN_CB,
     READ_CB,
     SKIP_CB,
+    STORE_CB,
     WRITE_CB,
     P,
 )
@@ -78,7 +79,6 @@ _INTERCEPT_HLT, _INTERCEPT_MSR = 1 << 0x18, 1 << 0x1C
 _UD, _IF, _RF, _VM, _SCE = 6, 0x200, 0x1_0000, 0x2_0000, 1
 _UC_ERR_FETCH_UNMAPPED, _UC_ERR_FETCH_PROT = 8, 14
 UC_HOOK_MEM_WRITE_UNMAPPED: Final = 1 << 5
-_MEM_CB = C.CFUNCTYPE(C.c_bool, P, C.c_int, C.c_uint64, C.c_int, C.c_int64, P)
 _UC_CTL_TLB_FLUSH: Final = 1 << 30 | 11
 _ONE_BYTE: Final = {1: 0xF1, 3: 0xCC, 4: 0xCE}
 """INT1, INT3, INTO: vector to opcode."""
@@ -102,7 +102,8 @@ class PublicEngine:
         self._deadline = PolledDeadline(self.signals, wake_fd)
         self._keep: list[object] = []
         for block in ram:
-            uc.map_memory(self._handle, block.gpa, block.size, uc.UC_PROT_ALL, block.address)
+            uc.map_block(self._handle, block)
+            uc.drop_stores(self._handle, block)
         uc.check(LIB_HELD.uc_ctl(P(self._handle), uc.UC_CTL_USE_EXITS_ON, 1), "exits")
         self.context = Context(self._handle)
         self._paging = Paging(ram, self.context)
@@ -170,7 +171,7 @@ class PublicEngine:
 
         # never called; where such a hook covers RAM, the engine looks for code at every store. Without it,
         # stores through a mapping with NX leave old code running.
-        uc.hook(handle, UC_HOOK_MEM_WRITE_UNMAPPED, self._pointer(_MEM_CB(unmapped)))
+        uc.hook(handle, UC_HOOK_MEM_WRITE_UNMAPPED, self._pointer(STORE_CB(unmapped)))
         uc.hook(handle, uc.UC_HOOK_INTR, self._pointer(INTR_CB(event)))
         uc.hook(handle, uc.UC_HOOK_INSN_INVALID, self._pointer(INVALID_CB(invalid)))
 
@@ -665,6 +666,11 @@ class PublicEngine:
     def read_virtual(self, address: int, length: int) -> bytes | None:
         """Guest memory through the current page tables."""
         return uc.vmem_read(self._handle, address, length)
+
+    def protect(self, gpa: int, size: int, writable: bool) -> None:
+        """Open or close a piece of RAM for stores."""
+        uc.protect(self._handle, gpa, size, writable=writable)
+        uc.check(LIB_HELD.uc_ctl(P(self._handle), _UC_CTL_TLB_FLUSH), "to flush its TLB")
 
     def host_tsc(self) -> int:
         """Nanoseconds of the host's monotonic clock: the counter runs at 1 GHz."""

@@ -3,7 +3,8 @@
 Sources: Intel 82441FX (PMC) datasheet, 3.2; Intel 82371SB (PIIX3) datasheet, 3.1.4 (PIRQRC).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from emu.bus.pci import PciFunction
 from emu.bus.pci_config import COMMAND, HEADER_MULTIFUNCTION, HEADER_TYPE, STATUS, PciIdentity
@@ -14,6 +15,15 @@ I440FX, PIIX3_ISA = 0x1237, 0x7000
 QUMRANET, QEMU_SUBSYSTEM = 0x1AF4, 0x1100
 
 PAM0, PAM_REGISTERS, SMRAM = 0x59, 7, 0x72
+PAM_WE = 1 << 1  # of a part's four bits; bit 0 is its read enable
+SHADOW_PARTS: Final = (
+    (0, 4, 0xF_0000, 0x1_0000),
+    *(
+        (1 + part // 2, 4 * (part & 1), 0xC_0000 + 0x4000 * part, 0x4000)
+        for part in range(2 * (PAM_REGISTERS - 1))
+    ),
+)
+"""PAM register, shift of its four bits, address and size of the part they rule (3.2.18)."""
 PIRQRC = 0x60  # PIRQA; PIRQB to PIRQD follow
 PIRQ_PINS = 4
 ROUTE_DISABLED, ROUTE_IRQ = 0x80, 0x0F
@@ -21,7 +31,7 @@ ROUTABLE = frozenset({3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15})  # the others are r
 
 
 def host_bridge() -> PciFunction:
-    """The 440FX as far as software looks at it: identity, and the shadow RAM registers keep their values."""
+    """The 440FX as far as software looks at it: identity, and registers that keep their values."""
     identity = PciIdentity(INTEL, I440FX, 0x060000, 0x02, QUMRANET, QEMU_SUBSYSTEM)
     function = PciFunction(identity, "i440fx")
     function.config.put(COMMAND, 2, 0x0006)  # memory and bus master are hard-wired
@@ -31,6 +41,35 @@ def host_bridge() -> PciFunction:
     function.config.put(SMRAM, 1, 0x02)
     function.config.set_masks(SMRAM, 1, rw=0x7F)
     return function
+
+
+class ShadowRam:
+    """The PAM registers' write enables: which parts of 0xC0000 to 0xFFFFF take stores.
+
+    `protect(gpa, size, writable)` hears of each change. Read enables change nothing: the RAM there always
+    holds what firmware would have copied into it, so that a part which is written and not yet read shows
+    the same bytes.
+    """
+
+    def __init__(self, bridge: PciFunction, protect: Callable[[int, int, bool], None]) -> None:
+        self._config, self._protect = bridge.config, protect
+        self._writable: list[bool | None] = [None] * len(SHADOW_PARTS)
+        self._config.watch(PAM0, PAM0 + PAM_REGISTERS, after_write=self._written)
+        bridge.on_reset.append(lambda: self._written(0, PAM_REGISTERS))
+        bridge.on_load.append(lambda: self._written(0, PAM_REGISTERS))
+        self._written(0, PAM_REGISTERS)
+
+    def leave_as_firmware(self) -> None:
+        """ROMs and tables closed; open where the ACPI tables are, since the FACS is the system's to write."""
+        for register, value in enumerate((0x10, 0x11, 0x11, 0x11, 0x11, 0x33, 0x33)):
+            self._config.write(PAM0 + register, 1, value)
+
+    def _written(self, _offset: int, _width: int) -> None:
+        for part, (register, shift, gpa, size) in enumerate(SHADOW_PARTS):
+            writable = bool(self._config.data[PAM0 + register] >> shift & PAM_WE)
+            if writable is not self._writable[part]:
+                self._writable[part] = writable
+                self._protect(gpa, size, writable)
 
 
 class Piix3IsaBridge:
