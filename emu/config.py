@@ -24,6 +24,19 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class NetdevConfig:
+    """One `-netdev`: QEMU's kind, and the properties as written, checked by name and kind.
+
+    `forwards` are host ports that lead into the guest: ("tcp" or "udp", host port, guest port).
+    """
+
+    kind: str
+    id: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+    forwards: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DriveConfig:
     """One `-drive`. `index` is the slot on its interface (IDE: 0 to 3), None where `interface` is "none".
 
@@ -95,6 +108,7 @@ class MachineConfig:
     drives: tuple[DriveConfig, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     objects: tuple[ObjectConfig, ...] = ()
+    netdevs: tuple[NetdevConfig, ...] = ()
     serial: str = "mon:stdio"
     monitor: str = "mux"
     display: str = "none"

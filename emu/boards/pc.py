@@ -43,6 +43,7 @@ from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
 if TYPE_CHECKING:
+    from emu.boards.net import Nets
     from emu.boards.vhost_user import VhostUserDevices
     from emu.boards.virtio_more import VirtioMore
     from emu.devices.virtio.device import VirtioDevice
@@ -144,9 +145,10 @@ class PcBoard:
             elif device.driver == "pc-testdev":
                 self._add_testdev()
         self.virtio_more: VirtioMore | None = None
-        names = {device.driver for device in config.devices} - {"virtio-blk-pci"}
+        names = {device.driver for device in config.devices} - {"virtio-blk-pci", "virtio-net-pci"}
         if any(name.startswith("virt") for name in names):
             self.virtio_more = self._more_virtio()
+        self.nets = self._nets() if config.netdevs else None
         self.vhost_user: VhostUserDevices | None = None
         if any(name.startswith("vhost-user-") for name in names):
             self.vhost_user = self._vhost_user()
@@ -288,6 +290,11 @@ class PcBoard:
         from emu.boards import virtio_more  # noqa: PLC0415 - as above
 
         return virtio_more.VirtioMore(self.machine, self.pci, self.lapic, self._config)
+
+    def _nets(self) -> "Nets":
+        from emu.boards import net  # noqa: PLC0415 - as above
+
+        return net.Nets(self.machine, self.pci, self.lapic, self._config)
 
     def _vhost_user(self) -> "VhostUserDevices":
         from emu.boards import vhost_user  # noqa: PLC0415 - as above

@@ -93,7 +93,7 @@ def put_on_pci(
 
     The slot is the property `addr`, else the lowest free one. Raises ConfigError where the slot is taken.
     """
-    slot = _slot(pci, name, properties.get("addr"))
+    slot = slot_of(pci, name, properties.get("addr"))
     device = VirtioDevice(plane, machine.memory, name=name, queue_size=queue_size, post=machine.post)
     doorbells = Doorbells(NativeDoorbells(machine, name))
     transport = VirtioPci(
@@ -135,7 +135,8 @@ def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:
     return inline_plane(service, machine.post)
 
 
-def _slot(pci: PciBus, name: str, address: str | None) -> int:
+def slot_of(pci: PciBus, name: str, address: str | None) -> int:
+    """The slot that `addr=` names, else the lowest free one. Raises ConfigError where it is taken."""
     if address is None:
         free = [slot for slot in range(FIRST_SLOT, 32) if pci.function(slot) is None]
         if not free:

@@ -51,6 +51,16 @@ def _pci_slot(name: str, text: str) -> None:
         raise ConfigError(f'{name} is a slot from 1 to 1f, hexadecimal, function 0, not "{text}"')
 
 
+def _mac(name: str, text: str) -> None:
+    pieces = text.split(":")
+    try:
+        numbers = [int(piece, 16) for piece in pieces if 1 <= len(piece) <= 2]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 6 or len(pieces) != 6 or numbers[0] & 1:
+        raise ConfigError(f'{name} is six bytes like 52:54:00:12:34:56, the first one even, not "{text}"')
+
+
 TEXT = Kind("text", _any_text)
 SWITCH = Kind("on|off", switch)
 
@@ -90,6 +100,8 @@ PORT: tuple[Property, ...] = (
     Property("name", TEXT, "the port's name in the guest"),
 )
 
+NETDEV = Property("netdev", TEXT, "the id of a -netdev")
+MAC = Property("mac", Kind("xx:xx:xx:xx:xx:xx", _mac), "the card's address, default 52:54:00:12:34:56 and on")
 CHARDEV = Property("chardev", TEXT, "the id of a -chardev socket, where the back-end listens")
 COUNTERS = Property("counters", TEXT, "the file where the back-end keeps what it spends", ours=True)
 
@@ -159,6 +171,30 @@ DRIVERS: tuple[Driver, ...] = (
         ),
     ),
     Driver(
+        "e1000",
+        "an Intel 82540EM network card on PCI",
+        (ID, ADDR, NETDEV, MAC),
+        required=("netdev",),
+    ),
+    Driver(
+        "virtio-net-pci",
+        "a virtio 1.2 network card on PCI",
+        (
+            ID,
+            ADDR,
+            NETDEV,
+            MAC,
+            *RING,
+            Property("mrg_rxbuf", SWITCH, "offer VIRTIO_NET_F_MRG_RXBUF, default on"),
+            Property("csum", SWITCH, "offer checksum and segmentation offload, default on"),
+            Property("host_mtu", _within(0, 65535), "the MTU to announce, default none"),
+            Property("rx_queue_size", Kind("2..1024", _queue_size), "descriptors a queue, default 256"),
+            Property("vectors", _within(0, 64), "MSI-X vectors, default one a queue and one more; 0: INTx"),
+            Property("iothread", TEXT, "serve the queues in this -object iothread", ours=True),
+        ),
+        required=("netdev",),
+    ),
+    Driver(
         "vhost-user-blk-pci",
         "a virtio 1.2 disk on PCI that another process serves; emu serve vhost-user-blk is one",
         (
@@ -204,17 +240,16 @@ OBJECTS: tuple[Driver, ...] = (
 )
 
 DEVICES_LATER: Mapping[str, str] = {
-    "virtio-net-pci": "network devices are still to come",
     "virtio-scsi-pci": "use virtio-blk-pci",
+    "virtio-net": 'write its full name, "virtio-net-pci"',
+    "vhost-user-net": "give -netdev vhost-user,id=N,chardev=ID and -device virtio-net-pci,netdev=N",
     "virtio-blk": 'write its full name, "virtio-blk-pci"',
     "virtio-rng": 'write its full name, "virtio-rng-pci"',
     "virtio-serial": 'write its full name, "virtio-serial-pci"',
     "virtio-balloon": 'write its full name, "virtio-balloon-pci"',
-    "e1000": "network devices are still to come",
     "nvme": "use virtio-blk-pci, or -drive if=ide",
     "vhost-user-blk": 'write its full name, "vhost-user-blk-pci"',
     "vhost-user-fs": 'write its full name, "vhost-user-fs-pci"',
-    "vhost-user-net": "network devices are still to come",
     "vhost-vdpa-device-pci": "virtio-blk-pci,vhost=on is the nearest",
     "vfio-pci": "virtio-blk-pci,vhost=on is the nearest",
     "vfio-user-pci": "virtio-blk-pci,vhost=on is the nearest",

@@ -52,7 +52,6 @@ LATER: Mapping[str, str] = {
     "fda": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "fdb": "-drive file=FILE,if=ide or if=virtio gives a disk",
     "blockdev": "-drive file=FILE,if=none,id=ID gives the same disk",
-    "netdev": "-nic none is the network so far",
     "gdb": "--exits=symbols and --trace FILE.json show what the guest does",
     "s": "--exits=symbols and --trace FILE.json show what the guest does",
     "S": "--exits=symbols and --trace FILE.json show what the guest does",
@@ -168,6 +167,25 @@ def _object(draft: Draft, text: str) -> None:
     check_properties(driver, properties)
     made = ObjectConfig(driver.name, properties.pop("id"), properties)
     draft.config = replace(draft.config, objects=(*draft.config.objects, made))
+
+
+def _netdev(draft: Draft, text: str) -> None:
+    from emu.cli.flags_net import parse_netdev  # noqa: PLC0415 - most command lines have none
+
+    draft.config = replace(draft.config, netdevs=(*draft.config.netdevs, parse_netdev(text)))
+
+
+def _nic(draft: Draft, text: str) -> None:
+    from emu.cli.flags_net import parse_nic  # noqa: PLC0415 - as above
+
+    made = parse_nic(text, len(draft.config.netdevs))
+    if made is not None:
+        netdev, device = made
+        draft.config = replace(
+            draft.config,
+            netdevs=(*draft.config.netdevs, netdev),
+            devices=(*draft.config.devices, device),
+        )
 
 
 def _serial(draft: Draft, text: str) -> None:
@@ -359,7 +377,7 @@ def _mark(name: str) -> Callable[[Draft, str], None]:
     return apply
 
 
-_NO_NET = _only("none", instead="network devices are still to come; use none")
+_NO_NET = _only("none", instead="use -nic or -netdev")
 
 TABLE: tuple[Option[Draft], ...] = (
     Option("m", "[size=]MEGS", _memory, "guest memory, default 128M; MiB, or with a suffix K, M, G"),
@@ -413,7 +431,13 @@ TABLE: tuple[Option[Draft], ...] = (
         "where the monitor is (help lists its commands), default Ctrl-A C where COM1 is on mon:stdio",
     ),
     Option("qmp", "null", _only("null", instead="use -monitor; null is the default"), "no such monitor"),
-    Option("nic", "none", _NO_NET, "no network device"),
+    Option(
+        "netdev",
+        "user|stream|vhost-user|echo,id=ID[,...]",
+        _netdev,
+        "what a -device ...,netdev=ID is plugged into; vhost=on: served in the host kernel's role",
+    ),
+    Option("nic", "none|user|stream|...[,model=e1000|virtio][,mac=]", _nic, "a netdev and its card in one"),
     Option("net", "none", _NO_NET, "no network device"),
     Option("nodefaults", None, _mark("no_defaults"), "no serial port and no text screen unless asked for"),
     Option("no-user-config", None, _changes_nothing, "no configuration files are read in any case"),
@@ -478,6 +502,10 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     drives = tuple(replace(drive, snapshot=True) if draft.snapshot else drive for drive in config.drives)
     config = replace(config, drives=_number_slots(drives))
     _check_references(config)
+    if config.netdevs or any("netdev" in device.properties for device in config.devices):
+        from emu.cli.flags_net import check_netdevs  # noqa: PLC0415 - most command lines have none
+
+        check_netdevs(config.netdevs, config.devices)
     return config
 
 
@@ -525,38 +553,39 @@ def _used_chardevs(draft: Draft, serial: str) -> dict[str, str]:
     used: dict[str, str] = {}
     on_stdio = "-serial" if serial.endswith("stdio") else None
     taken = {text.partition(":")[2]: "-serial" for text in draft.serials if text.startswith("chardev:")}
-    for device in draft.config.devices:
-        name = device.properties.get("chardev")
-        if name is None:
-            continue
+    for user, name in _chardev_users(draft.config):
         if name not in draft.chardevs:
-            raise ConfigError(
-                f"-device {device.driver}: no -chardev has id={name}; {nearest(name, draft.chardevs)}"
-            )
+            raise ConfigError(f"{user}: no -chardev has id={name}; {nearest(name, draft.chardevs)}")
         if name in taken:
-            raise ConfigError(f"-device {device.driver}: chardev {name} is taken by {taken[name]}")
-        taken[name], used[name] = device.driver, draft.chardevs[name]
+            raise ConfigError(f"{user}: chardev {name} is taken by {taken[name]}")
+        taken[name], used[name] = user.partition(" ")[2], draft.chardevs[name]
         if used[name].endswith("stdio"):
             if on_stdio is not None:
-                raise ConfigError(f"-device {device.driver}: stdio is taken by {on_stdio}; try -serial null")
-            on_stdio = device.driver
+                raise ConfigError(f"{user}: stdio is taken by {on_stdio}; try -serial null")
+            on_stdio = user.partition(" ")[2]
     return used
+
+
+def _chardev_users(config: MachineConfig) -> list[tuple[str, str]]:
+    """Who names a chardev, and which."""
+    users = [(f"-device {each.driver}", each.properties) for each in config.devices]
+    users += [(f"-netdev {each.kind}", each.properties) for each in config.netdevs]
+    return [(user, properties["chardev"]) for user, properties in users if "chardev" in properties]
 
 
 def _take_sockets(draft: Draft, used: dict[str, str]) -> dict[str, str]:
     """Take out those of `used` where a back-end listens that serves a device: its path, by the id."""
     found: dict[str, str] = {}
-    for device in draft.config.devices:
-        if device.driver.startswith("vhost-user-"):
-            name = device.properties["chardev"]
-            kind, _, rest = used.pop(name).partition(":")
-            path, _, role = rest.rpartition(",")
-            if kind != "unix" or role != "server=off":
-                raise ConfigError(
-                    f"-device {device.driver}: chardev {name} is no client of a socket;"
-                    f" give -chardev socket,id={name},path=PATH"
-                )
-            found[name] = path.replace(",,", ",")
+    for user, name in _chardev_users(draft.config):
+        if not user.partition(" ")[2].startswith("vhost-user"):
+            continue
+        kind, _, rest = used.pop(name).partition(":")
+        path, _, role = rest.rpartition(",")
+        if kind != "unix" or role != "server=off":
+            raise ConfigError(
+                f"{user}: chardev {name} is no client of a socket; give -chardev socket,id={name},path=PATH"
+            )
+        found[name] = path.replace(",,", ",")
     return found
 
 

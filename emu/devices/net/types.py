@@ -67,7 +67,10 @@ class NetBackend(Protocol):
         """
 
     def receive(self) -> bytes | bytearray | memoryview | None:
-        """The next frame for the guest, finished (no offload), None where none waits."""
+        """The next frame for the guest, finished (no offload), None where none waits.
+
+        A view is good until the next call.
+        """
 
     def close(self) -> None:
         """Unplug; harmless when repeated."""

@@ -208,7 +208,7 @@ class VirtioNet:
             if chains is None:
                 self.dropped += 1
             elif not chains:
-                self._waiting[pair].appendleft(frame)
+                self._waiting[pair].appendleft(bytes(frame))
                 break
             else:
                 self._deliver(queue, chains, frame)
@@ -228,7 +228,7 @@ class VirtioNet:
             if other == pair:
                 return frame
             if len(self._waiting[other]) < MOST_WAITING:
-                self._waiting[other].append(frame)
+                self._waiting[other].append(bytes(frame))
                 self.kick(2 * other)
             else:
                 self.dropped += 1

@@ -1,0 +1,185 @@
+"""Network cards on the board, and what each is plugged into: `-device e1000|virtio-net-pci`, `-netdev`."""
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from emu.boards.vhost_user import vhost_user_plane
+from emu.boards.virtio import is_on, put_on_pci, ring_features, slot_of
+from emu.bus.pci import PciBus
+from emu.bus.types import MsiTarget
+from emu.config import DeviceConfig, MachineConfig, NetdevConfig
+from emu.dataplanes.inline import Inline, inline_plane
+from emu.dataplanes.iothread import iothread_plane
+from emu.dataplanes.local import LocalPlane
+from emu.dataplanes.split_control import WithControl
+from emu.dataplanes.types import DataPlane
+from emu.dataplanes.vhost import vhost_plane
+from emu.dataplanes.vhost_user.frontend import Kind
+from emu.devices.net.echo import EchoPort
+from emu.devices.net.stream import StreamPeer
+from emu.devices.net.types import NetBackend
+from emu.devices.virtio import spec
+from emu.devices.virtio.device import VirtioDevice
+from emu.devices.virtio.net import CONTROL_FEATURES, VirtioNet
+from emu.devices.virtio.net_control_only import NetControlOnly
+from emu.errors import ConfigError
+from emu.machine import Machine
+
+CLASS_ETHERNET: Final = 0x02_0000
+FIRST_MAC: Final = bytes.fromhex("525400123456")
+"""Of the first card without mac=; the next ones count on. QEMU's."""
+DATA_FEATURES: Final = (
+    spec.NET_F_CSUM
+    | spec.NET_F_GUEST_CSUM
+    | spec.NET_F_GUEST_TSO4
+    | spec.NET_F_GUEST_TSO6
+    | spec.NET_F_GUEST_ECN
+    | spec.NET_F_GUEST_UFO
+    | spec.NET_F_HOST_TSO4
+    | spec.NET_F_HOST_TSO6
+    | spec.NET_F_HOST_ECN
+    | spec.NET_F_HOST_UFO
+    | spec.NET_F_MRG_RXBUF
+    | spec.NET_F_MQ
+)
+"""What another process may offer for the data queues."""
+
+
+class Nets:
+    """Builds the cards that `config` lists. Raises ConfigError."""
+
+    def __init__(self, machine: Machine, pci: PciBus, msi: MsiTarget, config: MachineConfig) -> None:
+        self._machine, self._pci, self._msi, self._config = machine, pci, msi, config
+        self._netdevs = {each.id: each for each in config.netdevs}
+        self.devices: list[VirtioDevice] = []
+        self.cards = 0
+        adders: Mapping[str, Callable[[DeviceConfig, NetdevConfig], None]] = {
+            "e1000": self._add_e1000,
+            "virtio-net-pci": self._add_virtio,
+        }
+        for device in config.devices:
+            if device.driver in adders:
+                adders[device.driver](device, self._netdevs[device.properties["netdev"]])
+                self.cards += 1
+
+    def _mac(self, device: DeviceConfig) -> bytes:
+        if "mac" in device.properties:
+            return bytes(int(piece, 16) for piece in device.properties["mac"].split(":"))
+        return FIRST_MAC[:5] + bytes((FIRST_MAC[5] + self.cards & 0xFF,))
+
+    def _open(self, netdev: NetdevConfig) -> NetBackend:
+        """The far end of a cable; closed with the machine."""
+        backend = open_netdev(netdev)
+        self._machine.on_close.append(backend.close)
+        return backend
+
+    # ---- e1000 -------------------------------------------------------------------------------------
+
+    def _add_e1000(self, device: DeviceConfig, netdev: NetdevConfig) -> None:
+        from emu.devices.e1000 import E1000  # noqa: PLC0415 - most machines have none
+
+        if netdev.kind == "vhost-user" or is_on(netdev.properties, "vhost", default=False):
+            raise ConfigError(
+                f"-device e1000: netdev {netdev.id} serves virtio queues; use -device virtio-net-pci"
+            )
+        machine, backend = self._machine, self._open(netdev)
+        name = device.properties.get("id", f"e1000-{self.cards}" if self.cards else "e1000")
+        card = E1000(machine.memory, machine.clock, backend, self._mac(device), machine.post, name)
+        self._pci.add(card.function, slot_of(self._pci, name, device.properties.get("addr")))
+        machine.ledger.add_costs(card.costs)
+        machine.ledger.add_costs(backend.costs)
+        if backend.fd is not None:
+            post, poll = machine.post, card.poll
+            machine.listener.watch(backend.fd, lambda: post(poll))
+            fd = backend.fd
+            machine.on_close.insert(0, lambda: machine.listener.unwatch(fd))
+
+    # ---- virtio-net --------------------------------------------------------------------------------
+
+    def _add_virtio(self, device: DeviceConfig, netdev: NetdevConfig) -> None:
+        properties, machine = device.properties, self._machine
+        name = properties.get("id", f"virtio-net{self.cards}")
+        mac, mtu = self._mac(device), int(properties.get("host_mtu", "0"), 0)
+        size = int(properties.get("rx_queue_size", "256"), 0)
+        service: VirtioNet | None
+        plane: DataPlane
+        if netdev.kind == "vhost-user":
+            service, plane = None, self._elsewhere(netdev, mac, mtu, size)
+        else:
+            pairs = int(netdev.properties.get("queues", "1"), 0)
+            backend = self._open(netdev)
+            service = VirtioNet(
+                backend,
+                mac=mac,
+                pairs=pairs,
+                mtu=mtu,
+                mergeable=is_on(properties, "mrg_rxbuf", default=True),
+                offloads=is_on(properties, "csum", default=True),
+                ring_features=ring_features(properties),
+            )
+            plane = self._here(service, device, netdev)
+        vectors = int(properties["vectors"], 0) if "vectors" in properties else None
+        made = put_on_pci(
+            machine,
+            self._pci,
+            self._msi,
+            plane,
+            name,
+            properties,
+            class_code=CLASS_ETHERNET,
+            queue_size=size,
+            vectors=vectors,
+        )
+        self.devices.append(made)
+        if service is not None:
+            service.kick = lambda queue: made.kicks[queue].signal()
+            service.config_changed = lambda: machine.post(made.config_changed)
+
+    def _here(self, service: VirtioNet, device: DeviceConfig, netdev: NetdevConfig) -> LocalPlane:
+        """A placement in this process."""
+        machine, vcpu = self._machine, self._machine.vcpu
+        if is_on(netdev.properties, "vhost", default=False):
+            machine.shares_core = True
+            return vhost_plane(service, vcpu.fail, netdev.id, vcpu.forget_stale_code)
+        if "iothread" in device.properties:
+            machine.shares_core = True
+            return iothread_plane(service, vcpu.fail, device.properties["iothread"], vcpu.forget_stale_code)
+        return inline_plane(service, machine.post, machine.listener if service.sources else None)
+
+    def _elsewhere(self, netdev: NetdevConfig, mac: bytes, mtu: int, size: int) -> DataPlane:
+        """Data queues in another process, the control queue here."""
+        machine, pairs = self._machine, int(netdev.properties.get("queues", "1"), 0)
+        features = DATA_FEATURES if pairs > 1 else DATA_FEATURES & ~spec.NET_F_MQ
+        plane = vhost_user_plane(
+            machine,
+            self._config.sockets[netdev.properties["chardev"]],
+            Kind(spec.TYPE_NET, features),
+            2 * pairs,
+            size,
+            f"-netdev vhost-user,chardev={netdev.properties['chardev']}",
+            netdev.properties.get("counters"),
+        )
+        control = NetControlOnly(mac, pairs, mtu)
+        inline = LocalPlane(control, Inline(machine.post))
+        return WithControl(plane, inline, CONTROL_FEATURES | control.features, machine.listener, machine.post)
+
+
+def open_netdev(netdev: NetdevConfig) -> NetBackend:
+    """What a `-netdev` names. Raises ConfigError."""
+    properties, where = netdev.properties, f"-netdev {netdev.kind},id={netdev.id}"
+    if netdev.kind == "echo":
+        return EchoPort()
+    if netdev.kind == "user":
+        from emu.devices.net.passt import Passt  # noqa: PLC0415 - it starts a process
+
+        return Passt(netdev.id, forwards=netdev.forwards)
+    if netdev.kind == "stream":
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(properties["addr.path"])
+        except OSError as error:
+            sock.close()
+            raise ConfigError(f"{where}: {properties['addr.path']}: {error.strerror}") from None
+        return StreamPeer(sock, netdev.id, takes_large=is_on(properties, "large", default=False))
+    raise ConfigError(f"{where}: not supported yet")

@@ -1,0 +1,60 @@
+"""passt: the host's network for a guest, without any right; a process of its own beside the VMM."""
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from emu.devices.net.stream import StreamPeer
+from emu.errors import ConfigError
+
+ADDRESS, NETMASK, GATEWAY = "10.0.2.15", "24", "10.0.2.2"
+"""What QEMU's user network gives its first guest; the gateway's address is the host's loopback."""
+MTU: Final = 65520
+PATIENCE_S: Final = 5
+
+
+class Passt(StreamPeer):
+    """A `NetBackend`: a passt of its own, which ends with it. Raises ConfigError where there is none.
+
+    `forwards` are host ports that lead to the guest's: ("tcp", host port, guest port).
+    """
+
+    def __init__(self, name: str, forwards: Sequence[tuple[str, int, int]] = ()) -> None:
+        program = shutil.which("passt")
+        if program is None:
+            raise ConfigError(
+                "-nic user: passt is not installed; install the package passt, or use -nic none"
+            )
+        ours, theirs = socket.socketpair()
+        words = [program, "--foreground", "--quiet", "--fd", str(theirs.fileno()), "--mtu", str(MTU)]
+        words += ["--address", ADDRESS, "--netmask", NETMASK, "--gateway", GATEWAY]
+        words += ["--log-file", "/dev/null"]
+        for flag, kind in (("-t", "tcp"), ("-u", "udp")):
+            ports = [f"{host}:{guest}" for each, host, guest in forwards if each == kind]
+            words += [flag, ",".join(ports) or "none"]
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    words,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            except OSError as error:
+                ours.close()
+                raise ConfigError(f"-nic user: {program}: {error.strerror}") from None
+        super().__init__(ours, name, takes_large=True)
+
+    def close(self) -> None:
+        """See `NetBackend`. passt ends when its connection does."""
+        super().close()
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
