@@ -22,8 +22,8 @@ HEADERS = st.builds(lambda kind, sector: struct.pack("<IIQ", kind, 0, sector), K
 SIZES = st.one_of(st.sampled_from([1, 16, 20, 21, 511, 512, 513, 1024]), st.integers(1, 1500))
 REQUESTS = st.tuples(
     st.one_of(HEADERS, st.binary(min_size=1, max_size=40)),
-    st.lists(st.one_of(st.binary(min_size=1, max_size=48), SIZES.map(lambda n: b"w" * n)), max_size=3),
-    st.lists(SIZES, max_size=3),
+    st.lists(st.one_of(st.binary(min_size=1, max_size=48), SIZES.map(lambda n: b"w" * n)), max_size=8),
+    st.lists(SIZES, max_size=8),
     st.sampled_from([[], [1]]),
     st.booleans(),
 )
@@ -132,7 +132,7 @@ class Side:
 
     def serve(self, requests: list[Request]) -> list[object]:
         os.pwrite(self.fd, CONTENT, 0)
-        driver = DriverQueue(size=64, indirect=True, slot_bytes=8192)
+        driver = DriverQueue(size=64, indirect=True, slot_bytes=32768)
         drain = self.blk.drain(0, driver.device_side())
         seen: list[object] = []
         for header, out, room, status, indirect in requests:
@@ -172,14 +172,14 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Side, Side]:
     return Side(folder / "plain", fused=False), Side(folder / "fused", fused=True)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(requests=st.lists(REQUESTS, min_size=1, max_size=4))
 def test_the_fused_loop_is_the_plain_one(sides: tuple[Side, Side], requests: list[Request]) -> None:
     plain, fused = sides
     assert plain.serve(requests) == fused.serve(requests)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(look=LOOKS)
 def test_requests_in_a_row_are_answered_as_by_the_plain_loop(sides: tuple[Side, Side], look: Look) -> None:
     plain, fused = sides

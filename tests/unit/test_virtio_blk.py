@@ -88,6 +88,59 @@ def test_a_write_gathers_from_its_buffers(rig: Rig) -> None:
     assert rig.path.read_bytes() == expected
 
 
+LONG = (512, 100, 412, 1024, 1, 511, 512, 300, 212, 1024)
+
+
+def test_a_long_read_scatters_over_its_buffers(rig: Rig) -> None:
+    assert rig.read(1, *LONG) == (BLK_S_OK, CONTENT[512 : 512 + sum(LONG)], sum(LONG) + 1)
+
+
+def test_a_long_write_gathers_from_its_buffers(rig: Rig) -> None:
+    data = [bytes((0x80 + n,)) * size for n, size in enumerate(LONG)]
+    assert rig.write(2, *data) == (BLK_S_OK, b"", 1)
+    assert rig.path.read_bytes() == CONTENT[:1024] + b"".join(data) + CONTENT[1024 + sum(LONG) :]
+
+
+@pytest.mark.parametrize("kind", [BLK_T_IN, BLK_T_OUT])
+@pytest.mark.parametrize("place", [0, 1, 5, 10, 11])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("gpa", gpa) for gpa in (1 << 40, 2**64 - 4, 0x8_0000)),
+        *(("length", length) for length in (0, 512)),
+        *(("flags", flags) for flags in (0, 1, 2, 3, 7)),
+        *(("next", following) for following in (1, 9, 12)),
+    ],
+)
+def test_a_long_table_with_one_field_changed_means_the_same_to_both_loops(
+    tmp_path: Path, kind: int, place: int, field: str, value: int
+) -> None:
+    outcomes = []
+    for fused in (False, True):
+        rig = Rig(tmp_path / "disk", fused, indirect=True)
+        data = [size if kind == BLK_T_IN else bytes(size) for size in LONG]
+        head = rig.driver.prepare(header(kind, 1), *data, 1, indirect=True)
+        table = rig.driver.memory.view(rig.driver.slots_at + head * rig.driver.slot_bytes, 12 * 16)
+        row = dict(
+            zip(
+                ("gpa", "length", "flags", "next"),
+                struct.unpack_from("<QIHH", table, place * 16),
+                strict=True,
+            )
+        )
+        struct.pack_into("<QIHH", table, place * 16, *(row | {field: value}).values())
+        rig.driver.publish(head)
+        try:
+            rig.drain(256)
+            said = ""
+        except DriverError as error:
+            said = str(error)
+        memory = bytes(rig.driver.memory.view(0, rig.driver.end))
+        outcomes.append((said, rig.driver.used(), memory, rig.path.read_bytes()))
+        rig.medium.close()
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("cut", [1, 15, 16])
 def test_the_header_may_be_cut_anywhere(rig: Rig, cut: int) -> None:
     whole = header(BLK_T_OUT, 1) + b"z" * 512

@@ -10,8 +10,11 @@ that an error stays with the request it belongs to. Of buffers that follow each 
 one view is made. Equal requests in a row are looked at together first: `blk_bulk.py`.
 """
 
+import functools
 import struct
 from collections.abc import Callable
+from operator import add
+from typing import Final
 
 from emu.devices.virtio.blk_bulk import LEAST, bulk_server
 from emu.devices.virtio.blk_request import (
@@ -49,6 +52,8 @@ from emu.errors import DriverError
 unpack_three = struct.Struct("<QIIQIIQII").unpack_from
 """(buffer, offset) -> three times address, length, and flags with the next index in the upper half."""
 unpack_header = struct.Struct("<I4xQ").unpack_from
+LONG: Final = 8
+"""Descriptors of an indirect table from which on it is looked at by columns."""
 
 
 def fused_drain(queue: SplitQueue, disk: Disk) -> Callable[[int], int]:
@@ -275,16 +280,23 @@ def _parser(queue: SplitQueue, disk: Disk, low: int, ram: memoryview) -> Callabl
             wanted = DESC_F_NEXT
         else:
             return None
-        total, spans = 0, []
-        for _ in range(entries - 1):
-            gpa, length, flags, i = unpack_descriptor(table, i * DESC_SIZE)
-            if flags != wanted:
-                break
-            after = gpa + length
-            if not length or gpa < low or after > top or i >= entries:
-                return None
-            spans.append((gpa, after))
-            total += length
+        in_order = None
+        if entries >= LONG and i == 1 and table is not desc:
+            in_order = _in_order(table, wanted, low, top)
+        if in_order is not None:
+            total, spans = in_order
+            gpa, length, flags, _ = unpack_descriptor(table, (entries - 1) * DESC_SIZE)
+        else:
+            total, spans = 0, []
+            for _ in range(entries - 1):
+                gpa, length, flags, i = unpack_descriptor(table, i * DESC_SIZE)
+                if flags != wanted:
+                    break
+                after = gpa + length
+                if not length or gpa < low or after > top or i >= entries:
+                    return None
+                spans.append((gpa, after))
+                total += length
         if flags != DESC_F_WRITE or length != 1 or not low <= gpa < top:
             return None
         if total & 511 or not 0 < total <= most:
@@ -295,3 +307,24 @@ def _parser(queue: SplitQueue, disk: Disk, low: int, ram: memoryview) -> Callabl
         return head, kind, sector << 9, (sector << 9) + total, start, after, gpa, spans[1:] or None
 
     return parse
+
+
+@functools.lru_cache(maxsize=64)
+def _links(n: int, flags: int) -> list[int]:
+    """Flags and index of the next one, of `n` descriptors in a row from the second of a table on."""
+    return [flags | i << 16 for i in range(2, n + 2)]
+
+
+def _in_order(table: memoryview, flags: int, low: int, top: int) -> tuple[int, list[Span]] | None:
+    """Bytes and places of all buffers between the first descriptor of a table and the last, where they follow
+    each other and are within RAM; else None.
+    """
+    words = memoryview(table.tobytes()).cast("Q").tolist()  # by turns an address, and length, flags, next
+    starts, others = words[2:-2:2], words[3:-2:2]
+    if [word >> 32 for word in others] != _links(len(starts), flags):
+        return None
+    lengths = [word & 0xFFFF_FFFF for word in others]
+    ends = list(map(add, starts, lengths))
+    if not all(lengths) or min(starts) < low or max(ends) > top:
+        return None
+    return sum(lengths), list(zip(starts, ends, strict=True))
