@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TextIO, TypeVar
 from emu.bus.costs import Costs
 from emu.cli.options import Option, number
 from emu.errors import ConfigError
-from emu.serve.counters import CountersPage
+from emu.serve.counters import Account
 from emu.serve.endpoint import Endpoint
 from emu.serve.loop import Loop
 from emu.serve.types import OpenDevice
@@ -95,9 +95,9 @@ def serve(draft: ServeDraft, make: Callable[[Loop], Served], out: TextIO) -> int
         served = make(loop)
         undo.callback(served.close)
         if draft.counters is not None:
-            page = CountersPage(draft.counters, [lambda: loop.costs, *served.costs])
-            undo.callback(page.close)
-            loop.before_telling = page.flush
+            account = Account(draft.counters, [lambda: loop.costs, *served.costs])
+            undo.callback(account.flush)
+            loop.before_telling = account.flush
         for path, open_device in zip(draft.sockets, served.devices, strict=True):
             undo.callback(Endpoint(loop, path, open_device).close)
         if draft.while_fd is not None:
