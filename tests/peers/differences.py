@@ -388,4 +388,36 @@ KNOWN: Final[tuple[Difference, ...]] = (
         ours=(0x04,),
         theirs=(0x00,),
     ),
+    Difference(
+        chip="hpet",
+        what="INT_ROUTE takes only interrupts that the timer can reach",
+        why="IA-PC HPET 1.0a, 2.3.8: a value that is not supported does not read back; QEMU keeps any",
+        script="writel 0xfed00100 0x400; writel 0xfed00100 0x3e00; readl 0xfed00100",
+        ours=(0x430,),
+        theirs=(0x3E30,),
+        unseen={"hpet timer conf, low": 0x3E00},
+    ),
+    Difference(
+        chip="hpet",
+        what="a timer in 32-bit mode has no upper half",
+        why="IA-PC HPET 1.0a, 2.3.8: it behaves as a 32-bit timer, whose upper half is 0; QEMU's takes any",
+        script="writel 0xfed00100 0x100; writel 0xfed0010c 0x1234; readl 0xfed0010c",
+        ours=(0,),
+        theirs=(0x1234,),
+        unsent=(("hpet timer comparator, high of a 32-bit timer", 0, 0),),
+    ),
+    Difference(
+        chip="hpet",
+        what="no timer can send its interrupt as a message",
+        why="IA-PC HPET 1.0a, 2.3.8: without FSB_INT_DEL_CAP, which QEMU does not show either, FSB_EN is "
+        "read-only and the route register is not there",
+        script="writel 0xfed00100 0x4000; readl 0xfed00100; writel 0xfed00110 0x1234; readl 0xfed00110",
+        ours=(0x30, 0),
+        theirs=(0x4030, 0x1234),
+        unseen={
+            "hpet timer conf, low": 0x4000,
+            "hpet timer fsb, low": 0xFFFF_FFFF,
+            "hpet timer fsb, high": 0xFFFF_FFFF,
+        },
+    ),
 )
