@@ -29,6 +29,7 @@ KEPT: Final = EECD_SK | EECD_CS | EECD_DI | EECD_FWE | EECD_REQ
 
 FACTORY: Final = {
     0x03: 0x0000,  # compatibility bits
+    0x04: 0xFFFF,
     0x08: 0x3000,  # printed board assembly number, two words
     0x09: 0x1000,
     0x0A: 0x6403,  # initialization control word 1
@@ -59,7 +60,7 @@ FACTORY: Final = {
     0x31: 0x4000,
     0x32: 0x121C,
 }
-"""What such a card carries; words in between 0x04 and 0x24 are 0, all others 0xFFFF."""
+"""What such a card carries; the others up to 0x24 are 0, those behind 0xFFFF."""
 
 
 def contents(mac: bytes) -> list[int]:

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 
 from emu.devices.e1000_spec import POPTS_IXSM, POPTS_TXSM, TUCMD_IP, TUCMD_TCP
 from emu.devices.net.checksum import checksum
-from emu.devices.net.types import Buffers, Offload
+from emu.devices.net.types import MIN_FRAME, Buffers, Offload
 from emu.devices.virtio.spec import NET_GSO_NONE, NET_GSO_TCPV4, NET_GSO_TCPV6
 
+TYPE_AT, TAGGED_HEADER, VLAN = 12, 18, b"\x81\x00"
 LEAST_MSS: Final = 1
 MOST_SEGMENTS: Final = 1024
 TCP_LAST_FLAGS: Final = 0x09  # FIN and PSH belong to the last segment alone
@@ -51,7 +52,7 @@ def context_of(low: int, high: int) -> Context:
 def is_possible(context: Context, total: int) -> bool:
     """The context can cut a frame of `total` bytes into a bounded number of segments."""
     hdrlen, mss = context.hdrlen, context.mss
-    if hdrlen < 14 or hdrlen > total or mss < LEAST_MSS:
+    if hdrlen < MIN_FRAME or hdrlen > total or mss < LEAST_MSS:
         return False
     return total - hdrlen <= mss * MOST_SEGMENTS
 
@@ -77,7 +78,8 @@ def whole(
     if c.tucso != c.tucss + 16 or (c.tucse and c.tucse != total - 1):
         return None
     head, rest = gather(pieces, c.hdrlen)
-    if c.hdrlen != c.tucss + (head[c.tucss + 12] >> 4) * 4:
+    ip = TAGGED_HEADER if head[TYPE_AT : TYPE_AT + 2] == VLAN else MIN_FRAME
+    if c.ipcss != ip or c.hdrlen != c.tucss + (head[c.tucss + 12] >> 4) * 4:
         return None
     if not (_make_ipv4(head, total, c, popts) if c.tucmd & TUCMD_IP else _make_ipv6(head, total, c, popts)):
         return None
@@ -121,10 +123,10 @@ def insert_checksums(frame: bytearray, context: Context, popts: int) -> None:
 
     What stands in the checksum's place counts, as the pseudo header's sum; a result of 0 is sent as 0xFFFF.
     """
-    if popts & POPTS_IXSM:
-        _insert(frame, context.ipcss, context.ipcso, context.ipcse)
     if popts & POPTS_TXSM:
         _insert(frame, context.tucss, context.tucso, context.tucse)
+    if popts & POPTS_IXSM:
+        _insert(frame, context.ipcss, context.ipcso, context.ipcse)
 
 
 def _insert(frame: bytearray, start: int, at: int, last: int) -> None:

@@ -40,7 +40,7 @@ from emu.devices.e1000_tso import (
 )
 from emu.devices.net.types import MAX_FRAME, MIN_FRAME, Buffers, Offload
 
-VLAN_AT: Final = 12
+VLAN_AT, VLAN = 12, 0x8100
 _ZEROS: Final = memoryview(bytes(MIN_WIRE))
 Send = Callable[[Buffers, Offload | None], None]
 """Where a finished frame goes: its pieces, and what is left to do."""
@@ -72,7 +72,7 @@ class Transmitter:
     def reset(self) -> None:
         """As after CTRL.RST: disabled, no frame begun."""
         self.ring.reset()
-        self.vlan_type = 0x8100
+        self.vlan_type = VLAN
         self.inserts_vlan = False
         self._context = self._tso = Context()
         self.set_control(0)
@@ -93,14 +93,16 @@ class Transmitter:
         self._legacy = Context()
 
     def run(self, budget: int) -> int:
-        """Take up to `budget` descriptors; NOTHING was to report, or it is to be told AT_ONCE or DELAYED."""
+        """Take up to `budget` descriptors, of which large ones count more; NOTHING was to report, or it is to
+        be told AT_ONCE or DELAYED.
+        """
         ring, report = self.ring, NOTHING
         words, size, head, tail = ring.words, ring.size, ring.head, ring.tail
-        while head != tail and budget:
-            budget -= 1
+        while head != tail and budget > 0:
             low, high = words[2 * head], words[2 * head + 1]
             command = high >> 24 & 0xFF
             kind = high >> 20 & 0xF
+            budget -= 1 + (high >> 12 & 0xFF if command & TXD_DEXT else 0)
             if not command & TXD_DEXT:
                 self._legacy_data(low, high, command)
             elif kind == DTYP_DATA:
@@ -120,7 +122,6 @@ class Transmitter:
         """There are two contexts: one for segmentation, one for checksums alone. Source: SDM 3.3.5."""
         if command & TXD_TSE:
             self._tso = context_of(low, high)
-            self._statistics.add(TSCTC)
         else:
             self._context = context_of(low, high)
 
@@ -215,7 +216,9 @@ class Transmitter:
             self.dropped += 1
             self._statistics.add(TSCTFC)
             return
-        if not self._loops():
+        self._statistics.add(TSCTC)
+        plain = not self._tagged or (self.vlan_type == VLAN and context.ipcss == MIN_FRAME)
+        if plain and not self._loops():
             large = whole(self._pieces, total, context, popts)
             if large is not None:
                 self._costs.bytes_copied += context.hdrlen

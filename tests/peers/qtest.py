@@ -6,6 +6,7 @@ follows from the accesses alone. Lines are sent in batches: the protocol answers
 
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +17,13 @@ COMMAND = "qemu-system-x86_64 -machine pc -accel tcg -display none -nodefaults -
 class Qtest:
     """One stopped QEMU. `folder` gets what it says; `arguments` are added to QEMU's command line."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, command: Sequence[str] = COMMAND) -> None:
         self._log = (folder / "qtest.log").open("w+b")
         self._socket, end = socket.socketpair()
         with end:
             chardev = f"socket,id=qtest,fd={end.fileno()}"
             self._process = subprocess.Popen(
-                [*COMMAND, "-chardev", chardev, "-qtest", "chardev:qtest", "-qtest-log", "none", *arguments],
+                [*command, "-chardev", chardev, "-qtest", "chardev:qtest", "-qtest-log", "none", *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=self._log,
                 pass_fds=[end.fileno()],

@@ -318,7 +318,8 @@ def test_segmentation_that_makes_no_sense_sends_nothing(driver: E1000Driver, hdr
     driver.set_context(**offload_context(headers, paylen=1100, mss=mss) | {"hdrlen": hdrlen})  # type: ignore[arg-type]
     driver.send_data(headers, payload, popts=SUMS, command=TSE)
     assert driver.cable.sent == []
-    assert (driver.card.transmitter.dropped, driver.read(TSCTFC), driver.read(GPTC)) == (1, 1, 0)
+    assert driver.card.transmitter.dropped == 1
+    assert [driver.read(at) for at in (TSCTFC, TSCTC, GPTC)] == [1, 0, 0]
     driver.send(frame())
     assert frames_of(driver) == [frame()]
 
