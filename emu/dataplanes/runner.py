@@ -55,8 +55,9 @@ class QueueRunner:
     def run(self, looks: int) -> bool:
         """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
 
-        False means: after the doorbell had been armed the ring was empty, so whoever adds a chain kicks, or
-        the drain took nothing (it waits for the host), so whoever brings what it waits for kicks.
+        False means: after the doorbell had been armed the ring was empty, or the drain took nothing of it (it
+        waits for the host, or for more chains). Whoever adds a chain kicks, and whoever brings what it waits
+        for.
         Raises DriverError. Source of the order: VIRTIO 1.2, 2.7.7.1 and 2.7.10.1, see `private_barrier`.
         """
         queue, drain, barrier = self.queue, self._drain, self._barrier
@@ -65,19 +66,19 @@ class QueueRunner:
             return False
         if not queue.event_idx:
             queue.set_kicks(False)
-        armed = False
+        armed_at = -1
         for _ in range(looks):
             if served := drain(SNAPSHOT):
-                armed = False
+                armed_at = -1
                 self.costs.requests += served
                 if queue.needs_interrupt():
                     self.interrupt()
                 if avail[AVAIL_IDX] != queue.last_avail:
                     continue
-            elif armed:
+            elif armed_at == avail[AVAIL_IDX]:
                 return False
-            queue.set_kicks(True)
-            armed = True
+            armed_at = avail[AVAIL_IDX]
+            queue.set_kicks(True, armed_at)
             if barrier is not None:
                 self.costs.syscalls += 1
                 barrier()

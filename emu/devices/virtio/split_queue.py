@@ -288,11 +288,14 @@ class SplitQueue:
             self.signalled = (new - self.size) & 0xFFFF
         return wanted
 
-    def set_kicks(self, wanted: bool) -> None:
-        """Ask the driver to notify the next chain, or not to. With EVENT_IDX only asking takes a store."""
+    def set_kicks(self, wanted: bool, after: int | None = None) -> None:
+        """Ask the driver to notify, or not to. With EVENT_IDX only asking takes a store.
+
+        `after` is the available index beyond which a chain is to be notified, by default the next to take.
+        """
         if self.event_idx:
             if wanted:
-                self.avail_event[0] = self.last_avail
+                self.avail_event[0] = self.last_avail if after is None else after
         else:
             self.used[USED_FLAGS] = 0 if wanted else USED_F_NO_NOTIFY
 
