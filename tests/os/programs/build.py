@@ -2,7 +2,7 @@
 """Build the programs for Linux guests with the C compiler of the PyPI package `ziglang`.
 
 Every folder is one static program, `built/<folder>.elf`. The same sources give the same bytes on every
-machine: names are relative. SHA256SUMS has the sums of sources and programs: a test sees what was not rebuilt.
+machine: names are relative. SHA256SUMS has the sums of both: a test sees what was not rebuilt.
 """
 
 import argparse
