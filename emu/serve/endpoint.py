@@ -26,11 +26,12 @@ MAX_PATH: Final = 107  # sockaddr_un.sun_path without its end
 class Endpoint:
     """Listens at `path` and serves one front-end at a time; the next one waits. Raises ConfigError.
 
-    A socket file that nobody listens at any more is replaced.
+    A socket file that nobody listens at any more is replaced. A message that is not whole after `limit_s`
+    ends its connection.
     """
 
-    def __init__(self, loop: Loop, path: str, open_device: OpenDevice) -> None:
-        self._loop, self.path, self._open_device = loop, path, open_device
+    def __init__(self, loop: Loop, path: str, open_device: OpenDevice, limit_s: float = LIMIT_S) -> None:
+        self._loop, self.path, self._open_device, self.limit_s = loop, path, open_device, limit_s
         self._connection: Connection | None = None
         self._socket = _listen(path)
         self._identity = _identity(path)
@@ -84,6 +85,12 @@ class Connection:
         self._session = Session(open_device(self._wake), loop, endpoint.path)  # which wakes nobody yet
         self._channel = Channel(sock)
         loop.watch(self._channel.fileno(), self._readable)
+        loop.on_fault(id(self), self._faulted)
+
+    def _faulted(self, address: int) -> None:
+        if self._session.rings.holds(address):
+            log.warning("%s: the front-end took memory away that it shares", self._endpoint.path)
+            self._end()
 
     def _wake(self, index: int) -> None:
         runner = self._session.rings.vrings[index].runner
@@ -96,6 +103,7 @@ class Connection:
                 message = self._channel.poll_message()
                 if message is None:
                     break
+                self._loop.clear_timer(id(self))
                 self._answer(message)
         except ConnectionLostError as error:
             if self._channel.within_message:
@@ -108,11 +116,11 @@ class Connection:
             self._watch_the_clock()
 
     def _watch_the_clock(self) -> None:
-        """A message that has begun must end."""
-        if self._channel.within_message:
-            self._loop.set_timer(id(self), LIMIT_S, self._stalled)
-        else:
+        """A message that has begun must end, however slowly its bytes come."""
+        if not self._channel.within_message:
             self._loop.clear_timer(id(self))
+        elif not self._loop.has_timer(id(self)):
+            self._loop.set_timer(id(self), self._endpoint.limit_s, self._stalled)
 
     def _stalled(self) -> None:
         log.warning("%s: the front-end sent a part of a message only", self._endpoint.path)
@@ -142,6 +150,7 @@ class Connection:
     def close(self) -> None:
         """Release everything that came on this connection."""
         self._loop.clear_timer(id(self))
+        self._loop.forget_fault(id(self))
         self._loop.unwatch(self._channel.fileno())
         self._session.close()
         self._channel.close()

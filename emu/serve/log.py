@@ -6,11 +6,10 @@ So a whole byte of ones is stored: one store that loses nobody's bit, at the pri
 neighbours of a page are dirty, too.
 """
 
-import mmap
 from typing import Final
 
-from emu.bus.memory import PAGE
-from emu.dataplanes.vhost_user.messages import Log, ProtocolError
+from emu.dataplanes.vhost_user.messages import Log
+from emu.dataplanes.vhost_user.shared_area import SharedArea
 
 LOG_PAGE: Final = 4096
 BYTE_OF: Final = 8 * LOG_PAGE
@@ -21,19 +20,8 @@ class DirtyLog:
     """One front-end's log, mapped. Raises ProtocolError."""
 
     def __init__(self, log: Log, fd: int, message: str) -> None:
-        before = log.offset % PAGE
-        try:
-            self._map = mmap.mmap(fd, before + log.size, offset=log.offset - before)
-        except (OSError, ValueError, OverflowError) as error:
-            raise ProtocolError(
-                message, "fd", f"{log.size:#x} bytes at {log.offset:#x} cannot be mapped: {error}"
-            ) from error
-        self._bytes = memoryview(self._map)[before:]
-
-    @property
-    def limit(self) -> int:
-        """The first guest address that is not in the log."""
-        return len(self._bytes) * BYTE_OF
+        self.area = SharedArea(fd, log.offset, log.size, message)
+        self._bytes = self.area.view
 
     def mark(self, gpa: int, length: int) -> None:
         """These bytes were written; what the log does not cover is not marked."""
@@ -47,5 +35,4 @@ class DirtyLog:
 
     def close(self) -> None:
         """Unmap."""
-        self._bytes.release()
-        self._map.close()
+        self.area.close()

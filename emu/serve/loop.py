@@ -20,6 +20,7 @@ from emu.bus.eventfd import EventFd
 from emu.dataplanes.runner import QueueRunner
 from emu.errors import DriverError
 from emu.kernel.membarrier import global_barrier
+from emu.serve.guard import BusGuard
 from emu.serve.vring import Vring
 
 LOOKS: Final = 8
@@ -55,6 +56,8 @@ class Loop:
         self._late = False
         self._idle_since = 0.0
         self._stopping = False
+        self._guard = BusGuard()
+        self._on_fault: dict[int, Callable[[int], None]] = {}
         self._stop = EventFd("stop")
         self._epoll.register(self._stop.fd, select.EPOLLIN)
 
@@ -77,6 +80,18 @@ class Loop:
     def clear_timer(self, key: int) -> None:
         """Forget it; harmless where there is none."""
         self._timers.pop(key, None)
+
+    def has_timer(self, key: int) -> bool:
+        """Is it still to come?"""
+        return key in self._timers
+
+    def on_fault(self, key: int, call: Callable[[int], None]) -> None:
+        """Call `call` with the address when a page of shared memory turned out to be gone."""
+        self._on_fault[key] = call
+
+    def forget_fault(self, key: int) -> None:
+        """No more; harmless where there is none."""
+        self._on_fault.pop(key, None)
 
     # ---- rings -------------------------------------------------------------------------------------
 
@@ -131,11 +146,18 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop`."""
-        while not self._stopping:
-            if self._polled:
-                self._look_around()
-            else:
-                self._wait()
+        self._guard.install()
+        try:
+            while not self._stopping:
+                if self._polled:
+                    self._look_around()
+                else:
+                    self._wait()
+                if address := self._guard.take():
+                    for call in list(self._on_fault.values()):
+                        call(address)
+        finally:
+            self._guard.close()
 
     def stop(self) -> None:
         """Let `run` return. From a signal handler or any thread."""

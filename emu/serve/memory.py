@@ -4,13 +4,12 @@ Descriptors in a ring hold guest addresses, SET_VRING_ADDR holds user addresses.
 against the regions; one that is not wholly within one raises `GuestAddressError`.
 """
 
-import contextlib
-import mmap
 import os
 from collections.abc import Callable, Sequence
 
-from emu.bus.memory import PAGE, GuestAddressError, RamRange
+from emu.bus.memory import GuestAddressError, RamRange
 from emu.dataplanes.vhost_user.messages import ProtocolError, Region, check_disjoint
+from emu.dataplanes.vhost_user.shared_area import SharedArea
 
 MAX_SLOTS = 64
 """Regions that one front-end may have: what a peer can make us keep."""
@@ -19,24 +18,16 @@ MAX_SLOTS = 64
 class MappedRegion:
     """One region and its mapping; the descriptor may be closed afterwards. Raises ProtocolError."""
 
-    __slots__ = ("_map", "region", "view")
+    __slots__ = ("area", "region", "view")
 
     def __init__(self, region: Region, fd: int, message: str) -> None:
         self.region = region
-        before = region.mmap_offset % PAGE
-        try:
-            self._map = mmap.mmap(fd, before + region.size, offset=region.mmap_offset - before)
-        except (OSError, ValueError, OverflowError) as error:
-            raise ProtocolError(
-                message, "fd", f"{region.size:#x} bytes at {region.mmap_offset:#x} cannot be mapped: {error}"
-            ) from error
-        self.view = memoryview(self._map)[before:]
+        self.area = SharedArea(fd, region.mmap_offset, region.size, message)
+        self.view = self.area.view
 
     def close(self) -> None:
-        """Unmap; the mapping goes with the last view of it."""
-        self.view.release()
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        """Unmap."""
+        self.area.close()
 
 
 class MappedMemory:
@@ -106,6 +97,10 @@ class MappedMemory:
             if 0 <= start <= mapped.region.size - length:
                 return mapped.region.guest_addr + start
         return None
+
+    def holds(self, address: int) -> bool:
+        """Is this address of our own process in one of the mappings?"""
+        return any(mapped.area.holds(address) for mapped in self.regions)
 
 
 def close_all(fds: Sequence[int]) -> None:

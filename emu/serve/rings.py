@@ -56,6 +56,11 @@ class Rings:
             self._inflight.close()
         self._inflight = area
 
+    def holds(self, address: int) -> bool:
+        """Is this address of our own process in memory that came from this front-end?"""
+        others = (area.area for area in (self._log, self._inflight) if area is not None)
+        return self.memory.holds(address) or any(area.holds(address) for area in others)
+
     # ---- starting and stopping ---------------------------------------------------------------------
 
     def pause(self) -> None:
