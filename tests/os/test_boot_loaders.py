@@ -16,7 +16,7 @@ from tests.os.guest import Console
 GRUB = Path("/usr/lib/grub/i386-pc")
 SEABIOS = "/usr/share/seabios/bios-256k.bin"
 LINUX_ROM = "/usr/share/qemu/linuxboot_dma.bin"
-pytestmark = [pytest.mark.os, pytest.mark.timeout(180), pytest.mark.peer(SEABIOS)]
+pytestmark = [pytest.mark.os, pytest.mark.timeout(200), pytest.mark.peer(SEABIOS)]
 
 SECTOR = 512
 FIRST_SECTOR = 2048
@@ -40,9 +40,9 @@ def unpacked(pattern: str) -> Path:
 
 def smoke(*words: str | Path) -> None:
     """`emu smoke` with these words matches."""
-    command = [sys.executable, "-m", "emu", "smoke", *words, "--timeout", "60"]
+    command = [sys.executable, "-m", "emu", "smoke", *words, "--timeout", "150"]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("matched: ")
