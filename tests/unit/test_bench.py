@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from emu.bench import exits, irq, mips
+from emu.bench import boot, exits, irq, mips
 from emu.bench.rig import BareUnicorn, WholeMachine
 from emu.bench.series import in_turns, ratio, step
 from emu.cli import bench
-from emu.errors import ConfigError
+from emu.cli.images import resolve
+from emu.errors import ConfigError, EmuError
 
 
 def test_the_ratio_is_of_pairs_and_its_range_leaves_the_outer_twentieths_out() -> None:
@@ -70,9 +71,22 @@ def test_every_interrupt_reaches_its_handler() -> None:
     assert 0 < found.thread <= found.thread_p99
 
 
+def test_a_start_ends_before_the_guests_first_instruction() -> None:
+    """hello would end with another status, and take more time than to its first instruction."""
+    start = boot.measure_start(resolve("hello"), None, rounds=1)
+    assert list(start.phases) == list(boot.PHASES)
+    assert start.first == pytest.approx(sum(start.phases.values()) - start.phases["run"])
+    assert start.touched_kib > 0
+
+
+def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(EmuError, match="nothing: cannot be read: No such file"):
+        boot.measure_start(str(tmp_path / "nothing"), None, rounds=1)
+
+
 def test_the_command_prints_json_or_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     report = bench.Report({"ratio": 1.25}, ("what", "ratio"), [["exit", "1.25"]], "a foot")
-    monkeypatch.setitem(bench.BENCHES, "exits", lambda: report)
+    monkeypatch.setitem(bench.BENCHES, "exits", lambda _draft: report)
     out = io.StringIO()
     assert bench.run(["exits", "--json", "-"], out) == 0
     assert json.loads(out.getvalue()) == {"schema": 1, "bench": "exits", "ratio": 1.25}
@@ -88,6 +102,8 @@ def test_the_command_prints_json_or_a_table(monkeypatch: pytest.MonkeyPatch, tmp
         ([], "bench needs one of exits, mips, boot, irq"),
         (["exist"], '"exist" is no benchmark'),
         (["exits", "mips"], 'one benchmark a run, "exits" came before it'),
+        (["exits", "-kernel", "bzImage"], "are for the benchmark boot, not for exits"),
+        (["boot", "-initrd", "initrd"], "-initrd needs -kernel FILE"),
     ],
 )
 def test_a_wrong_command_line_is_told(words: list[str], message: str) -> None:
