@@ -243,25 +243,63 @@ def threaded(work: Workload) -> Budget:
     )
 
 
+def vhost_user(work: Workload) -> Budget:
+    """A virtqueue that another process serves by its kicks: as `threaded`, with longer ways.
+
+    A doorbell wakes the other process, which needs one system call to hear of it. An interrupt is its write
+    of the call event, which wakes the machine's listener, which wakes the halted CPU.
+    """
+    near, count = threaded(work), work.count
+    bells, interrupts = near.light_exits.high, near.interrupts.high
+    return near._replace(
+        handoffs=Range(1, bells + 2 * interrupts),
+        syscalls=Range(fewest_transfers(work) + 2, count + 2 * bells + (count + bells) + 4 * interrupts),
+    )
+
+
+def vhost_user_poll(work: Workload) -> Budget:
+    """A virtqueue that another process looks at all the time: its driver sees that it need not ring.
+
+    The doorbells that are left are rung before the other process parked the ring. Interrupts as `vhost_user`.
+    """
+    near, count = vhost_user(work), work.count
+    interrupts = max(near.interrupts.high, count + 1)
+    return near._replace(
+        light_exits=Range(0, count // 10),
+        irqchip_exits=Range(near.irqchip_exits.low, interrupts),
+        interrupts=Range(near.interrupts.low, interrupts),
+        handoffs=Range(1, 2 * interrupts),
+        syscalls=Range(fewest_transfers(work) + 1, count + 4 * interrupts + count // 10),
+    )
+
+
 BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {
     "ide-pio": ide_pio,
     "virtio": virtio,
     "virtio-iothread": threaded,
     "vhost": threaded,
+    "vhost-user": vhost_user,
+    "vhost-user-poll": vhost_user_poll,
 }
+WATCHED: Final = frozenset({"vhost-user", "vhost-user-poll"})
+"""Paths whose rings `emu.dataplanes.vhost_user.ring_watch` looks at."""
+LOOK_NS: Final = 4_000_000
 
 
-def budget_of(path: str, work: Workload, watchdog: int = 0) -> Budget:
+def budget_of(path: str, work: Workload, watchdog: int = 0, elapsed_ns: int = 0) -> Budget:
     """The budget of one path. `watchdog` is how often the guest's 20-second timer rang in the run.
 
-    Each ring is an interrupt and the end of it; where the CPU was halted, the wake-up is two system calls.
+    Each ring is an interrupt and the end of it; where the CPU was halted, the wake-up is two system calls. On
+    WATCHED paths a ring that stands still between two looks may get a kick and an interrupt more.
     """
     budget = BUDGETS[path](work.on(path))
-    if not watchdog:
+    looks = elapsed_ns // LOOK_NS + 1 if path in WATCHED else 0
+    if not watchdog and not looks:
         return budget
+    more = watchdog + looks
     return budget._replace(
-        irqchip_exits=Range(budget.irqchip_exits.low + watchdog, budget.irqchip_exits.high + watchdog),
-        interrupts=Range(budget.interrupts.low + watchdog, budget.interrupts.high + watchdog),
-        handoffs=Range(budget.handoffs.low, budget.handoffs.high + watchdog),
-        syscalls=Range(budget.syscalls.low, budget.syscalls.high + 2 * watchdog),
+        irqchip_exits=Range(budget.irqchip_exits.low + watchdog, budget.irqchip_exits.high + more),
+        interrupts=Range(budget.interrupts.low + watchdog, budget.interrupts.high + more),
+        handoffs=Range(budget.handoffs.low, budget.handoffs.high + watchdog + 3 * looks),
+        syscalls=Range(budget.syscalls.low, budget.syscalls.high + 2 * watchdog + 5 * looks),
     )

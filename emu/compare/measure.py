@@ -11,15 +11,18 @@ early, by what it does between its last interrupt and its sleep: at most 3 syste
 such thread.
 """
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from emu.boards.pc import build_pc
 from emu.bus.costs import Costs
 from emu.bus.ledger import Counts as LedgerCounts
+from emu.compare.backend import Backend, served
 from emu.compare.budgets import Budget, Counts, budget_of
 from emu.compare.workloads import GUEST_RAM, QUEUE_SIZE, PatternDisk, Workload
 from emu.config import DeviceConfig, DriveConfig, MachineConfig, ObjectConfig, Outcome, OutcomeKind
@@ -30,13 +33,17 @@ GUEST_DONE: Final = 0x10
 LOOK_S: Final = 0.001
 MOST_LOOKS: Final = 100
 
+SERVED: Final[Mapping[str, tuple[str, ...]]] = {"vhost-user": (), "vhost-user-poll": ("--poll",)}
+"""Path -> flags of the `emu serve` that serves it."""
 WIRING: Final[Mapping[str, Mapping[str, str] | None]] = {
     "ide-pio": None,
     "virtio": {},
     "virtio-iothread": {"iothread": "io0"},
     "vhost": {"vhost": "on"},
+    "vhost-user": {"chardev": "backend"},
+    "vhost-user-poll": {"chardev": "backend"},
 }
-"""Path -> properties of its virtio-blk-pci; None is the primary master of the IDE channel."""
+"""Path -> properties of its virtio disk; None is the primary master of the IDE channel."""
 
 NUMBERS: Final = (
     "bs", "qd", "count", "errors", "checksum", "bytes",
@@ -96,12 +103,16 @@ def measure(path: str, work: Workload, disk: PatternDisk, image: str, run: Run =
     work = work.on(path)
     generation = disk.next_generation()
     text = bytearray()
-    machine = build_pc(machine_config(path, work, disk, image, generation), text.extend)
-    try:
+    with contextlib.ExitStack() as stack:
+        config = machine_config(path, work, disk, image, generation)
+        if path in SERVED:
+            drive = ("--drive", f"file={disk.file.replace(',', ',,')},format=raw")
+            backend = served("vhost-user-blk", (*SERVED[path], *drive), os.path.dirname(disk.file))  # noqa: PTH120 - pathlib costs 3 ms of start
+            config = behind_socket(config, stack.enter_context(backend))
+        machine = build_pc(config, text.extend)
+        stack.callback(machine.close)
         markers = Markers(machine)
         outcome = run(machine)
-    finally:
-        machine.close()
     result, problem = read_output(text.decode("ascii", "replace"), outcome)
     counts = markers.counts()
     if result is not None and not problem:
@@ -114,7 +125,7 @@ def measure(path: str, work: Workload, disk: PatternDisk, image: str, run: Run =
         work,
         problem,
         counts or Counts(0, 0, 0, 0, 0, 0, 0, 0),
-        budget_of(path, work, watchdog),
+        budget_of(path, work, watchdog, result["elapsed_ns"] if result is not None else 0),
         *((result["p50_ns"], result["p99_ns"], result["elapsed_ns"]) if result is not None else (0, 0, 0)),
     )
 
@@ -142,6 +153,19 @@ def machine_config(
         drives=(DriveConfig(disk.file, "none", "raw", id="disk"),),
         devices=(exit_port, DeviceConfig("virtio-blk-pci", properties)),
         objects=(ObjectConfig("iothread", "io0"),) if "iothread" in wiring else (),
+    )
+
+
+def behind_socket(config: MachineConfig, backend: Backend) -> MachineConfig:
+    """The same machine; its virtio disk is the back-end's."""
+    *others, disk = config.devices
+    properties = {key: value for key, value in disk.properties.items() if key != "drive"}
+    properties["counters"] = backend.counters
+    return replace(
+        config,
+        drives=(),
+        devices=(*others, DeviceConfig("vhost-user-blk-pci", properties)),
+        sockets={"backend": backend.sockets[0]},
     )
 
 
