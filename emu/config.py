@@ -23,8 +23,7 @@ NONE: Mapping[str, str] = MappingProxyType({})
 """No properties."""
 
 
-@dataclass(frozen=True, slots=True)
-class NetdevConfig:
+class NetdevConfig(NamedTuple):
     """One `-netdev`: QEMU's kind, and the properties as written, checked by name and kind.
 
     `forwards` are host ports that lead into the guest: ("tcp" or "udp", host port, guest port).
@@ -32,7 +31,7 @@ class NetdevConfig:
 
     kind: str
     id: str
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = NONE
     forwards: tuple[tuple[str, int, int], ...] = ()
 
 
