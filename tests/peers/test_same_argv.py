@@ -53,6 +53,7 @@ CASES = {
         f"{HELLO} -serial stdio -no-user-config -monitor none -qmp null -nic none -vga none"
     ),
     "no network": Case(f"{HELLO} -serial stdio -net none -vga std"),
+    "a network card": Case(f"{HELLO} -serial stdio -netdev user,id=n -device virtio-net-pci,netdev=n"),
     "no event timer": Case(f"{HELLO} -serial stdio -no-hpet"),
     "no defaults": Case(f"{HELLO} -nodefaults"),
     "no defaults but a port": Case(f"{HELLO} -nodefaults -serial stdio"),
