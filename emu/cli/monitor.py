@@ -172,12 +172,13 @@ class Monitor:
     def _info_registers(self) -> str:
         found = self._panel.registers()
         cells = [f"{name.upper():<3}={found[name]:016x}" for name in GENERAL]
-        lines = [" ".join(cells[at : at + 4]) for at in range(0, len(cells), 4)]
+        lines = [" ".join(cells[at : at + 3]) for at in range(0, len(cells), 3)]
         lines.append(f"RIP={found['rip']:016x} RFL={found['rflags']:08x}")
         lines.append(
             " ".join(f"{name.upper()}={found[name]:04x}" for name in ("es", "cs", "ss", "ds", "fs", "gs"))
         )
-        lines.append(" ".join(f"{name.upper()}={found[name]:016x}" for name in ("cr0", "cr2", "cr3", "cr4")))
+        for pair in (("cr0", "cr2"), ("cr3", "cr4")):
+            lines.append(" ".join(f"{name.upper()}={found[name]:016x}" for name in pair))
         return "".join(f"{line}\n" for line in [*lines, f"EFER={found['efer']:016x}"])
 
     def _info_pci(self) -> str:

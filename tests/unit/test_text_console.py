@@ -1,0 +1,74 @@
+"""The display's own terminal, beside an independent one."""
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.cli.text_console import COLUMNS, ROWS, TextConsole
+
+PIECES = st.sampled_from(
+    [
+        *("hello ", "x" * 79, "\r", "\n", "\r\n", "\b", "\t", "\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[J"),
+        *("\x1b[2J", "\x1b[H", "\x1b[5;70H", "\x1b[3A", "\x1b[2B", "\x1b[7C", "\x1b[4D", "\x1b[2P"),
+        *("\x1b[2@", "\x1b[4X", "\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[10d", "\x1b[20G", "\x1bM", "\x1bD"),
+        *("\x1bE", "\x1b7", "\x1b8", "\x1b[3;20r", "\x1b[r\x1b[H", "\x1b(B", "é", "\x1b[?25l"),
+    ]
+)
+"""Without insertion and deletion of lines, which that other terminal does wrong."""
+
+
+def shown(console: TextConsole) -> list[str]:
+    return list(console.screen().lines)
+
+
+@given(st.lists(PIECES, max_size=40))
+def test_it_shows_what_another_terminal_shows(pieces: list[str]) -> None:
+    console, other = TextConsole(), pyte.Screen(COLUMNS, ROWS)
+    stream = pyte.Stream(other)
+    for piece in pieces:
+        console.write(piece.encode())
+        stream.feed(piece)
+    assert shown(console) == other.display
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_it(data: bytes) -> None:
+    console = TextConsole()
+    console.write(b"\x1b[" + data)
+    console.write(data)
+    screen = console.screen()
+    assert [len(line) for line in screen.lines] == [COLUMNS] * ROWS
+    assert [len(line) for line in screen.attributes] == [COLUMNS] * ROWS
+    assert all(character.isprintable() for line in screen.lines for character in line)
+
+
+def test_lines_are_inserted_and_deleted_inside_of_the_scrolling_region() -> None:
+    console = TextConsole()
+    console.write(b"a\r\nb\r\nc\r\nd\r\ne\x1b[2;4r\x1b[2;1H\x1b[L")
+    assert [line.rstrip() for line in shown(console)[:5]] == ["a", "", "b", "c", "e"]
+    console.write(b"\x1b[2M")
+    assert [line.rstrip() for line in shown(console)[:5]] == ["a", "c", "", "", "e"]
+    console.write(b"\x1b[1;1H\x1b[9M")
+    assert [line.rstrip() for line in shown(console)[:5]] == ["a", "c", "", "", "e"]
+
+
+def test_colours_are_text_modes() -> None:
+    console = TextConsole()
+    console.write(b"\x1b[31ma\x1b[1;44mb\x1b[7mc\x1b[0md")
+    assert console.screen().attributes[0][:4] == bytes((0x04, 0x1C, 0xC1, 0x07))
+
+
+def test_it_says_where_the_cursor_is() -> None:
+    answers: list[bytes] = []
+    console = TextConsole(answers.append)
+    console.write(b"abc\r\nd\x1b[6n")
+    assert answers == [b"\x1b[2;2R"]
+    assert console.screen().cursor == (1, 1)
+
+
+@pytest.mark.parametrize("character", ["\u4e2d", "\u0301", "\x9b"])
+def test_a_character_that_would_shift_the_line_is_a_question_mark(character: str) -> None:
+    console = TextConsole()
+    console.write(f"a{character}b".encode())
+    assert shown(console)[0].rstrip() == "a?b"
