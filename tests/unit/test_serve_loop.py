@@ -1,6 +1,5 @@
 """The loop behind `emu serve`: sockets, kicks, polling; what one front-end does never stops another."""
 
-import gc
 import os
 import socket
 import time
@@ -226,7 +225,6 @@ def visit(path: Path) -> tuple[int, int]:
 
 def test_a_front_end_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
     serve()
-    gc.collect()  # what earlier tests left
     assert len({visit(tmp_path / "s0") for _ in range(5)}) == 1
 
 
