@@ -1,4 +1,4 @@
-from emu.cpu import cpuid, msr
+from emu.cpu import cpuid, msr, mtrr
 
 MCE, MCA, TSC_ADJUST = 1 << 7, 1 << 14, 1 << 1
 
@@ -37,3 +37,30 @@ def test_software_is_told_that_it_need_not_isolate_its_page_tables() -> None:
     assert told is not None
     assert told & (rdcl_no | mds_no) == rdcl_no | mds_no
     assert not table.write(msr.ARCH_CAPABILITIES, told)  # read-only: #GP
+
+
+X2APIC, TSC_DEADLINE, APIC, MTRR, PAT = 1 << 21, 1 << 24, 1 << 9, 1 << 12, 1 << 16
+
+
+def test_what_cpuid_shows_of_memory_types_and_the_apic_has_its_registers() -> None:
+    _, _, ecx, edx = cpuid.build(lambda: 1)(1, 0)
+    assert ecx & (X2APIC | TSC_DEADLINE) == X2APIC | TSC_DEADLINE
+    assert edx & (APIC | MTRR | PAT) == APIC | MTRR | PAT
+    table = msr.MsrTable()
+    assert table.read(mtrr.MTRR_CAP) is not None
+    assert table.read(mtrr.PAT) is not None
+
+
+def test_the_apics_bit_follows_its_global_enable() -> None:
+    on = [False]
+    ask = cpuid.build(lambda: 1, lambda: on[0])
+    for leaf in (1, 0x80000001):
+        assert not ask(leaf, 0)[3] & APIC
+    on[0] = True
+    for leaf in (1, 0x80000001):
+        assert ask(leaf, 0)[3] & APIC
+
+
+def test_the_topology_is_one_thread_of_one_core_with_id_0() -> None:
+    ask = cpuid.build(lambda: 1)
+    assert [ask(0xB, level) for level in range(3)] == [(0, 1, 0x100, 0), (0, 1, 0x201, 0), (0, 0, 2, 0)]
