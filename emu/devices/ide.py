@@ -11,7 +11,7 @@ from emu.bus.costs import Costs
 from emu.bus.types import AccessError, Fault, IrqLine
 from emu.devices.block.backend import BlockBackend
 from emu.devices.ide_dma import DmaRequest
-from emu.devices.ide_drive import DEVICE, ERROR, LBA_HIGH, STATUS, AtaDrive
+from emu.devices.ide_drive import DEVICE, ERROR, STATUS, AtaDrive
 from emu.devices.ide_identify import Identity
 
 DEVICE_DEV, DEVICE_OBSOLETE = 0x10, 0xA0  # selects the slave; bits that read as ones
@@ -82,8 +82,24 @@ class CommandBlock:
     def direct(
         self, offset: int, width: int
     ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
-        """The data port has functions of its own for the words of which a sector takes 256."""
-        return (self._read_word, self._write_word) if (offset, width) == (0, 2) else (self.read, self.write)
+        """The words of the data port, 256 in a sector, and the registers' bytes have functions of their own."""
+        if (offset, width) == (0, 2):
+            return self._read_word, self._write_word
+        if width == 1 and offset:
+            return self._read_status if offset == STATUS else self._read_byte, self._write_byte
+        return self.read, self.write
+
+    def _read_status(self, offset: int, width: int) -> int:  # noqa: ARG002 - one register
+        drive = self._selected
+        if drive.intrq:
+            return self._channel.read_register(STATUS)
+        return drive.status
+
+    def _read_byte(self, offset: int, width: int) -> int:  # noqa: ARG002 - bytes only
+        return self._channel.read_register(offset)
+
+    def _write_byte(self, offset: int, width: int, value: int) -> None:  # noqa: ARG002 - bytes only
+        self._channel.write_register(offset, value & 0xFF)
 
     def _read_word(self, offset: int, width: int) -> int:
         """Any word but the last of a block."""
@@ -278,9 +294,10 @@ class IdeChannel:
             self._command(value)
             return
         for drive in self._drives:
-            if ERROR <= offset <= LBA_HIGH:
-                drive.previous[offset] = drive.registers[offset]
-            drive.registers[offset] = value
+            registers = drive.registers
+            if offset < DEVICE:
+                drive.previous[offset] = registers[offset]
+            registers[offset] = value
         if offset == DEVICE:
             self._select(value)
             self.update_irq()

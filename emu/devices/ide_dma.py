@@ -19,6 +19,7 @@ BMIDEA, DMA_ERROR, INTERRUPT, DRIVES_CAPABLE = 0x01, 0x02, 0x04, 0x60  # active;
 
 PRD = Struct("<II")  # address, then byte count with EOT on top
 PRD_EOT, PRD_COUNT, PRD_WHOLE, PRD_EVEN = 1 << 31, 0xFFFE, 0x1_0000, 0xFFFF_FFFE
+PRD_TABLE = 0xFFFF_FFFC  # where a table may begin
 TABLE_WINDOW = 0x1_0000  # a table does not cross a multiple of this
 
 REGISTERS = ("BMICX", "", "BMISX", "", *["BMIDTPX"] * 4)
@@ -137,6 +138,33 @@ class BusMaster:
         self._drive = drive
         self._run()
 
+    def direct(
+        self, offset: int, width: int
+    ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
+        """Functions of their own for the accesses that drivers make."""
+        if (offset, width) == (BMICX, 1):
+            return self._read_command, self._write_command_byte
+        if (offset, width) == (BMISX, 1):
+            return self._read_status, self._write_status_byte
+        if (offset, width) == (BMIDTPX, 4):
+            return self.read, self._write_table
+        return self.read, self.write
+
+    def _read_command(self, offset: int, width: int) -> int:  # noqa: ARG002 - one register
+        return self._command
+
+    def _write_command_byte(self, offset: int, width: int, value: int) -> None:  # noqa: ARG002 - one register
+        self._write_command(value & 0xFF)
+
+    def _read_status(self, offset: int, width: int) -> int:  # noqa: ARG002 - one register
+        return self._status | INTERRUPT if self.line.rose else self._status
+
+    def _write_status_byte(self, offset: int, width: int, value: int) -> None:  # noqa: ARG002 - one register
+        self._write_status(value & 0xFF)
+
+    def _write_table(self, offset: int, width: int, value: int) -> None:  # noqa: ARG002 - one register
+        self._table = value & PRD_TABLE
+
     def read(self, offset: int, width: int) -> int:
         """Any bytes of the eight."""
         if offset + width > PORTS:
@@ -152,7 +180,7 @@ class BusMaster:
             byte, value = value & 0xFF, value >> 8
             if at >= BMIDTPX:
                 shift = 8 * (at - BMIDTPX)
-                self._table = (self._table & ~(0xFF << shift) | byte << shift) & ~0x3
+                self._table = (self._table & ~(0xFF << shift) | byte << shift) & PRD_TABLE
             elif at == BMISX:
                 self._write_status(byte)
             elif at == BMICX:
