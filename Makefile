@@ -31,6 +31,7 @@ bench: $(READY) ## exits, instructions a second, boots; beside QEMU where it is 
 	$(BIN)/emu bench boot
 	$(BIN)/emu bench irq
 	$(BIN)/python tests/perf/beside_qemu.py
+	$(BIN)/python -m tests.perf.linux_beside_qemu
 
 images: $(READY) ## rebuild the guest images
 	$(MAKE) -C guest-images PYTHON=../$(BIN)/python
