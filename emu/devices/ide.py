@@ -82,7 +82,7 @@ class CommandBlock:
     def direct(
         self, offset: int, width: int
     ) -> tuple[Callable[[int, int], int], Callable[[int, int, int], None]]:
-        """The words of the data port, 256 in a sector, and the registers' bytes have functions of their own."""
+        """The data port's words, 256 in a sector, and the registers' bytes have functions of their own."""
         if (offset, width) == (0, 2):
             return self._read_word, self._write_word
         if width == 1 and offset:
