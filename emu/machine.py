@@ -303,7 +303,8 @@ class Machine:
     def rows(self) -> list[Row]:
         """The rows of the ledger that the CPU counts by itself."""
         eois = Row("irqchip", "lapic", "EOI", "write", self._apic.block.words[EOIS])
-        return [Row("cpu", "cpu", "HLT", "read", self.vcpu.halts), eois]
+        msrs = [Row("cpu", "msr", *counted) for counted in self.msrs.counts()]
+        return [Row("cpu", "cpu", "HLT", "read", self.vcpu.halts), eois, *msrs]
 
     def close(self) -> None:
         """Stop the data planes, flush and close the disks, free the CPU. Harmless when repeated."""

@@ -3,10 +3,11 @@
 Sources: Intel SDM volume 4. The engine's own (EFER, STAR and the like) never come here; see NATIVE.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from emu.cpu.mtrr import MemoryTypes
+from emu.cpu.mtrr import PAT, MemoryTypes
 
 TSC, PLATFORM_ID, APIC_BASE, FEATURE_CONTROL, TSC_ADJUST, BIOS_SIGN_ID = 0x10, 0x17, 0x1B, 0x3A, 0x3B, 0x8B
 MISC_FEATURES_ENABLES, MCG_CAP, MCG_STATUS, MISC_ENABLE = 0x140, 0x179, 0x17A, 0x1A0
@@ -27,6 +28,11 @@ NATIVE: Final = (
     0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084,   # EFER, STAR, LSTAR, CSTAR, FMASK
     0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,     # FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
 )  # fmt: skip
+NAMES: Final = {
+    TSC: "TSC", APIC_BASE: "APIC_BASE", TSC_ADJUST: "TSC_ADJUST", BIOS_SIGN_ID: "BIOS_SIGN_ID", PAT: "PAT",
+    MISC_ENABLE: "MISC_ENABLE", TSC_DEADLINE: "TSC_DEADLINE",
+}  # fmt: skip
+UNKNOWN: Final = -1
 MASK64: Final = (1 << 64) - 1
 
 Read = Callable[[], int | None]
@@ -40,6 +46,8 @@ class MsrTable:
 
     def __init__(self) -> None:
         self._table: dict[int, tuple[Read, Write]] = {}
+        self._reads: Counter[int] = Counter()
+        self._writes: Counter[int] = Counter()
         for index, value in ((PLATFORM_ID, 0), (MISC_ENABLE, 1), (MISC_FEATURES_ENABLES, 0)):
             self._plain(index, value)
         self.add(ARCH_CAPABILITIES, lambda: UNAFFECTED, lambda _value: False)
@@ -53,15 +61,23 @@ class MsrTable:
         """Define or replace one register."""
         self._table[index] = (read, write)
 
+    def counts(self) -> Iterator[tuple[str, str, int]]:
+        """(register, "read" or "write", how often), of those that exist; the others are together."""
+        for direction, counted in (("read", self._reads), ("write", self._writes)):
+            for index, count in counted.items():
+                yield NAMES.get(index, f"{index:#x}" if index >= 0 else "unknown"), direction, count
+
     def read(self, index: int) -> int | None:
         """The value, or None where the register does not exist (#GP)."""
         entry = self._table.get(index)
+        self._reads[index if entry is not None else UNKNOWN] += 1
         value = None if entry is None else entry[0]()
         return None if value is None else value & MASK64
 
     def write(self, index: int, value: int) -> bool:
         """Store; False where that is #GP."""
         entry = self._table.get(index)
+        self._writes[index if entry is not None else UNKNOWN] += 1
         return entry is not None and entry[1](value)
 
     def _plain(self, index: int, value: int) -> None:

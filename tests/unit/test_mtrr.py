@@ -57,3 +57,11 @@ def test_firmware_leaves_write_back_but_for_devices_and_roms(table: msr.MsrTable
     assert table.read(0x204) == table.read(0x205) == 0
     assert [table.read(index) for index in (0x250, 0x258, 0x259)] == [0x0606060606060606] * 2 + [0]
     assert {table.read(index) for index in range(0x268, 0x270)} == {0x0505050505050505}
+
+
+def test_accesses_are_counted_by_register_and_unknown_ones_together(table: msr.MsrTable) -> None:
+    for index in (mtrr.PAT, mtrr.PAT, 0x1234, 0x9999_0000):
+        table.read(index)
+    table.write(mtrr.DEF_TYPE, 0xC06)
+    table.write(mtrr.DEF_TYPE, 1 << 40)
+    assert list(table.counts()) == [("PAT", "read", 2), ("unknown", "read", 2), ("0x2ff", "write", 2)]
