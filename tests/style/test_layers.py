@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("emu.bench.phases", "cli"): "a program of its own: it stamps the steps of the command `emu run`",
     ("emu.dataplanes.local", "kernel"): "a worker asks the kernel's role for a barrier before it sleeps",
+    ("emu.dataplanes.vhost_user.frontend", "kernel"): "a machine joins the barrier of those who serve it",
     ("emu.testing.cpu_lab", "cpu"): "it is a CPU for tests of the CPU",
     ("emu.testing.guest_elf", "boot"): "it builds files for the loaders, with their constants",
 }

@@ -215,7 +215,12 @@ REFUSALS = {
     "-bios b -append x": "-append needs -kernel FILE",
     "a.elf b.elf": '"b.elf": one IMAGE is enough, "a.elf" came before it',
     "k.elf -device virtio-blk-pc": '-device: "virtio-blk-pc" is not known; the nearest is virtio-blk-pci',
-    "k.elf -device e1000": "-device: e1000: not supported yet; network devices are still to come",
+    "k.elf -device e1000": "-device: e1000 needs netdev=",
+    "k.elf -device e1000,netdev=n": "-device e1000: no -netdev has id=n; there is none",
+    "k.elf -netdev l2tpv3,id=n": (
+        '-netdev: "l2tpv3" is not supported yet; user, stream and vhost-user are there'
+    ),
+    "k.elf -nic user,model=rtl8139": '-nic: model "rtl8139" is not supported; there is e1000, virtio, virtio-net-pci',
     "k.elf -device virtio-blk-pci": "-device: virtio-blk-pci needs drive=",
     "k.elf -device virtio-blk-pci,driv=d0": (
         '-device: virtio-blk-pci has no property "driv"; the nearest is drive'
@@ -253,7 +258,7 @@ REFUSALS = {
     "k.elf -serial unix:s,wait=off": "-serial: wait= belongs to server=on",
     "k.elf -serial unix:s,sever=on": '-serial: "sever" is not known here; the nearest is server',
     "k.elf -chardev socket,id=c": "-chardev: path= belongs to the backends file and socket, which need it",
-    "k.elf -chardev pty,id=c,server=on": "-chardev: server= and wait= belong to the backend socket",
+    "k.elf -chardev pty,id=c,server=on": "-chardev: server=, wait= and reconnect= belong to the backend socket",
     "k.elf -chardev null,id=c -chardev null,id=c": "-chardev: id=c is given twice",
     "k.elf -device virtio-serial-pci -device virtconsole,chardev=c": (
         "-device virtconsole: no -chardev has id=c; there is none"
@@ -271,7 +276,7 @@ REFUSALS = {
         "-device: virtio-rng-pci: period is a number from 1 to 4294967295, not 0"
     ),
     "k.elf -serial chardev:x": "-serial: no -chardev has id=x; there is none",
-    "k.elf -netdev user,id=n": "-netdev: not supported yet; -nic none is the network so far",
+    "k.elf -netdev user": "-netdev: needs id=ID",
     "k.elf --engine=quick": '--engine: engine "quick" is not supported; there is auto, fast, public',
     "k.elf --exits=symbol": '--exits: "symbol" is neither symbols nor time nor a FILE.json',
     "k.elf --timeout 0": '--timeout: timeout is a positive number of seconds, not "0"',
