@@ -220,7 +220,9 @@ REFUSALS = {
     "k.elf -netdev l2tpv3,id=n": (
         '-netdev: "l2tpv3" is not supported yet; user, stream and vhost-user are there'
     ),
-    "k.elf -nic user,model=rtl8139": '-nic: model "rtl8139" is not supported; there is e1000, virtio, virtio-net-pci',
+    "k.elf -nic user,model=rtl8139": (
+        '-nic: model "rtl8139" is not supported; there is e1000, virtio, virtio-net-pci'
+    ),
     "k.elf -device virtio-blk-pci": "-device: virtio-blk-pci needs drive=",
     "k.elf -device virtio-blk-pci,driv=d0": (
         '-device: virtio-blk-pci has no property "driv"; the nearest is drive'
@@ -258,7 +260,9 @@ REFUSALS = {
     "k.elf -serial unix:s,wait=off": "-serial: wait= belongs to server=on",
     "k.elf -serial unix:s,sever=on": '-serial: "sever" is not known here; the nearest is server',
     "k.elf -chardev socket,id=c": "-chardev: path= belongs to the backends file and socket, which need it",
-    "k.elf -chardev pty,id=c,server=on": "-chardev: server=, wait= and reconnect= belong to the backend socket",
+    "k.elf -chardev pty,id=c,server=on": (
+        "-chardev: server=, wait= and reconnect= belong to the backend socket"
+    ),
     "k.elf -chardev null,id=c -chardev null,id=c": "-chardev: id=c is given twice",
     "k.elf -device virtio-serial-pci -device virtconsole,chardev=c": (
         "-device virtconsole: no -chardev has id=c; there is none"
