@@ -119,14 +119,22 @@ class VhostUserPlane:
         except (OSError, PeerError) as error:
             raise ConfigError(f"{where}: no back-end: {_reason(error)}; start it first") from None
         try:
-            self.features = self._connection.features & (kind.features | RING_FEATURES)
-            if not self.features & F_VERSION_1:
-                raise ConfigError(f"{where}: the back-end does not offer VIRTIO 1.0")
-            self._config = self._read_config(self._connection)
-            self._welcome(self._connection)
+            self._config = self._meet(self._connection)
         except PeerError as error:
             self._connection.close()
             raise ConfigError(f"{where}: {error}") from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _meet(self, connection: Connection) -> bytes:
+        """The first back-end decides what the device is; returns its configuration."""
+        self.features = connection.features & (self._kind.features | RING_FEATURES)
+        if not self.features & F_VERSION_1:
+            raise ConfigError(f"{self._where}: the back-end does not offer VIRTIO 1.0")
+        config = self._read_config(connection)
+        self._welcome(connection)
+        return config
 
     # ---- the connection ----------------------------------------------------------------------------
 
