@@ -226,7 +226,7 @@ class Front:
 
 def blk_session(backend: BlockBackend, desk: Desk, queues: int = 1) -> Session:
     """A session that serves a disk without a socket."""
-    return Session(blk_devices(backend, queues)(lambda _index: None), desk)
+    return Session(blk_devices(backend, queues)(lambda _index: False), desk)
 
 
 @contextmanager

@@ -92,10 +92,12 @@ class Connection:
             log.warning("%s: the front-end took memory away that it shares", self._endpoint.path)
             self._end()
 
-    def _wake(self, index: int) -> None:
+    def _wake(self, index: int) -> bool:
         runner = self._session.rings.vrings[index].runner
-        if runner is not None:
-            self._loop.wake(runner)
+        if runner is None:
+            return False
+        self._loop.wake(runner)
+        return True
 
     def _readable(self) -> None:
         try:

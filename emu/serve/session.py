@@ -92,6 +92,9 @@ class Session:
     def __init__(self, device: ServedDevice, host: RingHost, name: str = "front-end") -> None:
         self.device = device
         self.rings = Rings(device, host, name)
+        self._offered_protocol = PROTOCOL_FEATURES & ~device.unused_protocol_features
+        for own in device.own_requests.values():
+            self._offered_protocol |= own.feature
         self.protocol_features = self.status = 0
         self._log_event: EventFd | None = None
         self._backend: Channel | None = None
@@ -133,14 +136,18 @@ class Session:
     def answer(self, message: Message) -> Reply | None:
         """Do what a message says; the message keeps none of its descriptors. Raises ProtocolError."""
         try:
-            handler = self._handlers.get(message.request)
-            if handler is None:
+            handler, own = self._handlers.get(message.request), self.device.own_requests.get(message.request)
+            if own is not None:
+                handler, needed = self._own_request, own.feature
+            elif handler is not None:
+                needed = NEEDED_FEATURE.get(Request(message.request), 0)
+            else:
                 raise ProtocolError(message.name, "request", "it is not supported")
-            needed = NEEDED_FEATURE.get(Request(message.request), 0)
             if needed & ~self.protocol_features:
                 raise ProtocolError(message.name, "request", "its protocol feature was not negotiated")
             reply = handler(message)
             if message.fds:
+                close_all(reply.fds if reply is not None else ())
                 raise ProtocolError(message.name, "fds", f"{len(message.fds)} came, 0 must")
         finally:
             message.close()
@@ -167,6 +174,11 @@ class Session:
         if self._backend is not None:
             self._backend.offer(BackendRequest.CONFIG_CHANGE_MSG)
 
+    def _own_request(self, message: Message) -> None:
+        value = decode_u64(message.body, message.name)
+        if not self.device.own_requests[message.request].handle(value):
+            raise ProtocolError(message.name, "u64", f"{value:#x} cannot be")
+
     # ---- features ----------------------------------------------------------------------------------
 
     @property
@@ -192,12 +204,12 @@ class Session:
 
     def _get_protocol_features(self, message: Message) -> Reply:
         expect_empty(message.body, message.name)
-        return Reply(encode_u64(PROTOCOL_FEATURES))
+        return Reply(encode_u64(self._offered_protocol))
 
     def _set_protocol_features(self, message: Message) -> None:
         features = decode_u64(message.body, message.name)
-        if features & ~PROTOCOL_FEATURES:
-            raise ProtocolError(message.name, "u64", f"{features & ~PROTOCOL_FEATURES:#x} was not offered")
+        if surplus := features & ~self._offered_protocol:
+            raise ProtocolError(message.name, "u64", f"{surplus:#x} was not offered")
         self.protocol_features = features
 
     def _get_queue_num(self, message: Message) -> Reply:

@@ -26,6 +26,8 @@ class Cable:
 
     fd: int | None = None
     name = "cable"
+    guest_features = 0
+    left: Offload | None = None
 
     def __init__(self, *, link_up: bool = True) -> None:
         self.costs = Costs()
@@ -34,6 +36,9 @@ class Cable:
         self.link_up = link_up
         self.sent: list[tuple[bytes, Offload | None]] = []
         self.waiting: deque[bytes] = deque()
+
+    def accept(self, features: int) -> None:
+        """Frames are finished."""
 
     def send(self, frame: Buffers, offload: Offload | None = None) -> None:
         """Keep it."""

@@ -30,6 +30,8 @@ class EchoPort:
     name = "echo"
     fd = None
     link_up = True
+    guest_features = 0
+    left: Offload | None = None
 
     def __init__(self) -> None:
         self.costs = Costs()
@@ -38,6 +40,9 @@ class EchoPort:
         self.dropped = 0
         self._waiting: deque[bytes | bytearray] = deque()
         self._frames = self._bytes = self._sum = 0
+
+    def accept(self, features: int) -> None:
+        """Every frame is finished here."""
 
     def send(self, frame: Buffers, offload: Offload | None = None) -> None:
         """See `NetBackend`."""

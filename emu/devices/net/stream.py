@@ -29,6 +29,9 @@ class StreamPeer:
     64 KiB uncut.
     """
 
+    guest_features = 0
+    left: Offload | None = None
+
     def __init__(self, sock: socket.socket, name: str, *, takes_large: bool = False) -> None:
         sock.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -45,6 +48,9 @@ class StreamPeer:
         self._buffer = bytearray(CHUNK)
         self._view = memoryview(self._buffer)
         self._begin = self._end = 0
+
+    def accept(self, features: int) -> None:
+        """Every frame is finished here."""
 
     # ---- to the other end --------------------------------------------------------------------------
 

@@ -60,6 +60,17 @@ class NetBackend(Protocol):
     def link_up(self) -> bool:
         """False while nobody is at the other end."""
 
+    @property
+    def guest_features(self) -> int:
+        """Which of NET_F_GUEST_CSUM, _TSO4, _TSO6 and _ECN `receive` makes use of."""
+
+    def accept(self, features: int, /) -> None:
+        """Which of them the driver accepted: such work may be `left` to it. None at first."""
+
+    @property
+    def left(self) -> Offload | None:
+        """What is left to do on the frame that `receive` returned last."""
+
     def send(self, frame: Buffers, offload: Offload | None = None, /) -> None:
         """Take a frame from the guest, whole; a frame that cannot be taken now is dropped and counted.
 
@@ -67,10 +78,7 @@ class NetBackend(Protocol):
         """
 
     def receive(self) -> bytes | bytearray | memoryview | None:
-        """The next frame for the guest, finished (no offload), None where none waits.
-
-        A view is good until the next call.
-        """
+        """The next frame for the guest, None where none waits. A view is good until the next call."""
 
     def close(self) -> None:
         """Unplug; harmless when repeated."""

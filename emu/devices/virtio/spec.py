@@ -80,6 +80,8 @@ NET_GSO_TCPV6: Final = 4
 NET_GSO_ECN: Final = 0x80
 NET_HDR_SIZE: Final = 12
 """struct virtio_net_hdr with num_buffers, which VERSION_1 always has."""
+NET_HDR_SIZE_LEGACY: Final = 10
+"""Without it: neither VERSION_1 nor MRG_RXBUF (5.1.6.1)."""
 
 # block device, 5.2
 BLK_F_SIZE_MAX: Final = 1 << 1
