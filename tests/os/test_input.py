@@ -56,6 +56,9 @@ class Seat(Guest):
         super().__init__(debian.kernel, debian.initrd, disk, "quiet", "-monitor", where)
         self.monitor = MonitorClient(folder / "monitor")
         self.expect("ready\r\n")
+        self.run(
+            "while ! grep -q Mouse /proc/bus/input/devices; do usleep 20000; done"
+        )  # the probe takes time
 
     def run(self, line: str) -> str:
         """What a line prints on COM1's shell, which neither echoes nor prompts."""
