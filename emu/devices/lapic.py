@@ -156,8 +156,8 @@ class Lapic:
     # TSC-deadline mode, for the CPU's MSRs
 
     def connect_tsc(self, tsc: TimeStampCounter) -> None:
-        """The counter that deadlines are of."""
-        self._timer.tsc = tsc
+        """The counter that deadlines are of, and at whose rate the timer counts."""
+        self._timer.connect(tsc)
 
     def tsc_changed(self) -> None:
         """The counter was written: a deadline is at another time."""

@@ -26,31 +26,41 @@ class TimeStampCounter(Protocol):
 
 
 class NoCounter:
-    """A CPU without one: its deadlines are in ns of no time at all."""
+    """A CPU without one, and a crystal."""
+
+    def __init__(self, crystal_hz: int) -> None:
+        self._hz = crystal_hz
 
     def read(self) -> int:
         """Stands still."""
         return 0
 
     def hz(self) -> int:
-        """As good as any."""
-        return NS
+        """The crystal's rate."""
+        return self._hz
 
 
 class ApicTimer:
-    """Counts down and calls `fire`; vCPU thread. `timer_hz` is the clock before it is divided."""
+    """Counts down and calls `fire`; vCPU thread.
+
+    `timer_hz` is the clock before it is divided; once connected, that is the time stamp counter's, since
+    CPUID leaf 0x15 tells of one crystal for both, at the ratio 1 (11.5.4).
+    """
 
     __slots__ = (
-        "_alarm", "_clock", "_deadline_ns", "_fire", "_hz", "_tsc_deadline", "divide", "initial", "mode",
-        "tsc",
+        "_alarm", "_clock", "_deadline_ns", "_fire", "_tsc", "_tsc_deadline", "divide", "initial", "mode",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, timer_hz: int, fire: Callable[[], None]) -> None:
-        self._clock, self._hz, self._fire = clock, timer_hz, fire
+        self._clock, self._fire = clock, fire
         self._alarm = Alarm(clock, self._expire)
-        self.tsc: TimeStampCounter = NoCounter()
+        self._tsc: TimeStampCounter = NoCounter(timer_hz)
         self.initial = self.divide = self._deadline_ns = self._tsc_deadline = 0
         self.mode = ONE_SHOT
+
+    def connect(self, tsc: TimeStampCounter) -> None:
+        """Give it the time stamp counter."""
+        self._tsc = tsc
 
     def reset(self) -> None:
         """Stopped, one-shot."""
@@ -72,7 +82,7 @@ class ApicTimer:
         if self._alarm.deadline_ns is None or self.mode == TSC_DEADLINE:
             return 0
         left = self._deadline_ns - self._clock.now_ns()
-        return min(max(left * self._hz // (NS * self._divisor()), 0), self.initial)
+        return min(max(left * self._tsc.hz() // (NS * self._divisor()), 0), self.initial)
 
     def write_initial(self, value: int) -> None:
         """Start from `value`; 0 stops. Nothing in TSC-deadline mode."""
@@ -93,7 +103,7 @@ class ApicTimer:
 
     def _ns_of(self, ticks: int) -> int:
         """The time that `ticks` of the divided clock take, rounded up."""
-        return -(-ticks * self._divisor() * NS // self._hz)
+        return -(-ticks * self._divisor() * NS // self._tsc.hz())
 
     def _start(self, ticks: int) -> None:
         if ticks:
@@ -124,9 +134,9 @@ class ApicTimer:
             if self.mode == TSC_DEADLINE:
                 self._alarm.clear()
             return
-        left = self._tsc_deadline - self.tsc.read()
+        left = self._tsc_deadline - self._tsc.read()
         if left > 0:
-            self._alarm.set(self._clock.now_ns() - (-left * NS // self.tsc.hz()))
+            self._alarm.set(self._clock.now_ns() - (-left * NS // self._tsc.hz()))
         else:
             self._alarm.clear()
             self._tsc_deadline = 0

@@ -423,6 +423,18 @@ def test_a_deadline_follows_the_counter_that_the_guest_sets(deadline: Board) -> 
     assert deadline.vectors() == [0x40]
 
 
+def test_the_timer_counts_at_the_counters_rate(board: Board) -> None:
+    """One crystal for both, as CPUID leaf 0x15 has it."""
+    board.lapic.connect_tsc(Tsc(board.clock))
+    board[DIVIDE] = 0xB
+    board[LVT_TIMER] = 0x40
+    board[INITIAL] = 2000
+    board.clock.advance(750)
+    assert board[CURRENT] == 500
+    board.clock.advance(250)
+    assert board.vectors() == [0x40]
+
+
 def test_the_counts_and_the_deadline_are_of_different_modes(deadline: Board) -> None:
     deadline[INITIAL] = 1000
     assert (deadline[INITIAL], deadline[CURRENT]) == (0, 0)
