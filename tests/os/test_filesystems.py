@@ -74,7 +74,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(debian: Callable[[str], Debian], image: Path) -> Iterator[Callable[[str, str], Guest]]:
-    """`start(version, path)` boots to a shell with the image mounted at /mnt."""
+    """`start(version, path)` boots to a shell with the image mounted at /disk."""
     guests: list[Guest] = []
 
     def boot(version: str, path: str) -> Guest:
@@ -83,8 +83,8 @@ def start(debian: Callable[[str], Debian], image: Path) -> Iterator[Callable[[st
         guests.append(guest)
         guest.expect("# ")
         disk = "/dev/sda" if path == "ide" else "/dev/vda"
-        guest.ask(f"until [ -b {disk} ]; do usleep 10000; done; mkdir /mnt; mount -t ext4 {disk} /mnt")
-        assert f"{disk} /mnt ext4 rw" in guest.ask("cat /proc/mounts")
+        guest.ask(f"until [ -b {disk} ]; do usleep 10000; done; mkdir /disk; mount -t ext4 {disk} /disk")
+        assert f"{disk} /disk ext4 rw" in guest.ask("cat /proc/mounts")
         return guest
 
     yield boot
@@ -138,12 +138,12 @@ def test_host_and_guest_read_what_the_other_wrote(
     start: Callable[[str, str], Guest], image: Path, tmp_path: Path, version: str, path: str
 ) -> None:
     guest = start(version, path)
-    assert sums_in_guest(guest, "/mnt/host") == sums_on_host(tmp_path / "tree/host")
+    assert sums_in_guest(guest, "/disk/host") == sums_on_host(tmp_path / "tree/host")
     if path == "ide":
         assert "XFER_MW_DMA_2" in guest.ask("cat /sys/class/ata_device/dev1.0/xfer_mode")
-    guest.ask("grow /mnt/guest")
-    sums = sums_in_guest(guest, "/mnt/guest")
-    guest.type("umount /mnt && poweroff -f\n")
+    guest.ask("grow /disk/guest")
+    sums = sums_in_guest(guest, "/disk/guest")
+    guest.type("umount /disk && poweroff -f\n")
     assert guest.finish() == 0
     host("e2fsck", "-fn", image)
     check_tree(image, "guest", sums, tmp_path / "out")
@@ -155,10 +155,10 @@ def test_nothing_synced_is_lost_when_the_emulator_is_killed(
 ) -> None:
     """The guest is writing more, and committing it, when the process dies."""
     guest = start("6.1", path)
-    guest.ask("grow /mnt/guest")
-    sums = sums_in_guest(guest, "/mnt/guest")
+    guest.ask("grow /disk/guest")
+    sums = sums_in_guest(guest, "/disk/guest")
     assert "synced" in guest.ask("sync && echo syn''ced")
-    guest.type("i=0; while :; do i=$((i+1)); head -c 70001 /dev/urandom > /mnt/n$i; echo n-$i; sync; done\n")
+    guest.type("i=0; while :; do i=$((i+1)); head -c 70001 /dev/urandom > /disk/n$i; echo n-$i; sync; done\n")
     guest.expect("n-4")
     guest.close()
     copy = tmp_path / "copy.img"
@@ -166,7 +166,7 @@ def test_nothing_synced_is_lost_when_the_emulator_is_killed(
     host("e2fsck", "-fy", copy, most=1)  # 1: it has replayed the journal
     check_tree(copy, "guest", sums, tmp_path / "out")
     again = start("6.1", path)
-    assert sums_in_guest(again, "/mnt/guest") == sums
-    again.type("umount /mnt && poweroff -f\n")
+    assert sums_in_guest(again, "/disk/guest") == sums
+    again.type("umount /disk && poweroff -f\n")
     assert again.finish() == 0
     host("e2fsck", "-fn", image)

@@ -259,7 +259,7 @@ def test_a_large_packet_becomes_the_segments_that_software_would_make(
     driver: E1000Driver, v6: bool, length: int, mss: int
 ) -> None:
     headers, payload = tcp_headers(v6=v6), PAYLOAD[:length]
-    driver.set_context(**offload_context(headers, v6=v6, paylen=length, mss=mss))  # type: ignore[arg-type]
+    driver.set_context(**offload_context(headers, v6=v6, paylen=length, mss=mss))  # type: ignore[arg-type]  # by keyword
     driver.send_data(
         headers, payload[:3000], payload[3000:], popts=spec.POPTS_TXSM if v6 else SUMS, command=TSE
     )
