@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TextIO
 
 from emu.cli.chardev import FdSource, stdin_fd
-from emu.cli.mainloop import MainLoop
+from emu.cli.mainloop import TICK_S, MainLoop
 from emu.cli.output import BATCH, FileSink
 from emu.cli.pump import Pump
 from emu.cli.screen_painter import ENTER, LEAVE, Painter
@@ -25,8 +25,9 @@ from emu.errors import ConfigError
 
 ALONE_S: Final = 0.03
 """An escape character with nothing behind it for so long was the Esc key."""
-FRAME_S: Final = 0.035
-"""Between two looks at the screen."""
+FRAME_S, RESTING_FRAME_S = 0.035, 0.1
+"""Between two looks at the screen, and at one that has not changed for RESTING_S: looking costs the host."""
+RESTING_S: Final = 1.0
 PATIENCE_S: Final = 1.0
 """How long the end of the run waits for a terminal that takes nothing."""
 MOST_TOLD: Final = 1 << 16
@@ -103,7 +104,7 @@ class CursesDisplay:
         self._fd, self._sink = fd, FileSink(fd)
         self._painter, self._keys = Painter(encoding), TerminalKeys()
         self._waiting = b""
-        self._typed_at = self._painted_at = 0.0
+        self._typed_at = self._painted_at = self._changed_at = 0.0
         self._active = False
         self._stderr: TextIO | None = None
         self._told = _Told()
@@ -115,7 +116,7 @@ class CursesDisplay:
 
     def start(self, loop: MainLoop) -> None:
         """See `Part`; the terminal is raw already."""
-        self._active = True
+        self._active, self._loop = True, loop
         self._stderr, sys.stderr = sys.stderr, self._told
         self.refresh()
         self.pump.start(loop, self)
@@ -136,6 +137,8 @@ class CursesDisplay:
             self._painter.resize(size.columns, size.lines)
             self._waiting = ENTER
             self._painted_at = 0.0
+            self._typed_at = time.monotonic()
+            self._loop.wake()
 
     def tick(self) -> bool:
         """See `Part`: always on the move."""
@@ -145,7 +148,10 @@ class CursesDisplay:
             self._type(self._keys.flush())
         if now - self._painted_at >= FRAME_S:
             self._painted_at = now
-            self._draw()
+            if self._draw():
+                self._changed_at = now
+        rests = now - max(self._changed_at, self._typed_at) > RESTING_S
+        self._loop.pace_s = RESTING_FRAME_S if rests else TICK_S
         return True
 
     def restore(self) -> None:
@@ -176,6 +182,7 @@ class CursesDisplay:
     def input(self, data: bytes) -> None:
         """See `GuestInput`."""
         self._typed_at = time.monotonic()
+        self._loop.wake()  # from its slower pace
         self._type(self._keys.feed(data))
 
     def room(self) -> int:
@@ -192,12 +199,15 @@ class CursesDisplay:
 
     # ---- screen ------------------------------------------------------------------------------------
 
-    def _draw(self) -> None:
-        """Send what is left, then what has changed since; a slow terminal sees fewer states."""
-        if not self._flush():
-            screen = self.consoles[self._shown].screen() or GRAPHICS
-            self._waiting = self._painter.paint(screen, self._footer())
-            self._flush()
+    def _draw(self) -> bool:
+        """Send what is left, then what has changed since; a slow terminal sees fewer states. False: none."""
+        if self._flush():
+            return True
+        screen = self.consoles[self._shown].screen() or GRAPHICS
+        self._waiting = self._painter.paint(screen, self._footer())
+        has_changed = bool(self._waiting)
+        self._flush()
+        return has_changed
 
     def _flush(self) -> bool:
         """Send what the terminal takes at once; True where something is left."""

@@ -56,7 +56,7 @@ def _noted(_number: int, _frame: FrameType | None) -> None:
 class MainLoop:
     """Waits on file descriptors in a thread of its own; every callback runs there.
 
-    `tick` is called every TICK_S after `wake`, until it returns False; `deadline_s` (host seconds from
+    `tick` is called every `pace_s` after `wake`, until it returns False; `deadline_s` (host seconds from
     `start`) calls `on_deadline` once. What a callback raises is kept for `close` to raise.
     """
 
@@ -74,6 +74,7 @@ class MainLoop:
         self._poll.register(self._wake_fd, select.POLLIN)
         self._readers: dict[int, Callable[[], None]] = {}
         self._closing = False
+        self.pace_s = TICK_S
         self._error: Exception | None = None
         self.on_error: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._guarded, name="main-loop", daemon=True)
@@ -124,7 +125,7 @@ class MainLoop:
                 self._on_deadline()
             if ticking and now >= next_tick:
                 ticking = self._tick()
-                next_tick = now + TICK_S
+                next_tick = now + self.pace_s
             waits = [when - now for when in (deadline, next_tick if ticking else None) if when is not None]
             timeout_ms = max(0, min(waits)) * 1000 if waits else None
             for fd, _events in self._poll.poll(timeout_ms):
