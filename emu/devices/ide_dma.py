@@ -5,7 +5,7 @@ IDE Controller, revision 1.0, 1.2 (PRD table) and 3.1 (status bits). A transfer 
 thread, when both the drive and the bus master are ready for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ PRD = Struct("<II")  # address, then byte count with EOT on top
 PRD_EOT, PRD_COUNT, PRD_WHOLE, PRD_EVEN = 1 << 31, 0xFFFE, 0x1_0000, 0xFFFF_FFFE
 PRD_TABLE = 0xFFFF_FFFC  # where a table may begin
 TABLE_WINDOW = 0x1_0000  # a table does not cross a multiple of this
+PRDS_AT_ONCE = 64
 
 REGISTERS = ("BMICX", "", "BMISX", "", *["BMIDTPX"] * 4)
 
@@ -61,11 +62,11 @@ def scatter(memory: GuestMemory, table: int, length: int) -> Scatter:
     Raises GuestAddressError where the table is not in RAM.
     """
     pieces: list[tuple[int, int]] = []
-    limit = (table & -TABLE_WINDOW) + TABLE_WINDOW
     end = -1
-    while length and table < limit:
-        address, word = PRD.unpack(memory.view(table, PRD.size))
-        address &= PRD_EVEN
+    for first_byte, word in _table(memory, table):
+        if not length:
+            break
+        address = first_byte & PRD_EVEN
         size = word & PRD_COUNT or PRD_WHOLE
         taken = min(size, length)
         if address == end:
@@ -75,10 +76,21 @@ def scatter(memory: GuestMemory, table: int, length: int) -> Scatter:
             pieces.append((address, taken))
         end = address + taken
         length -= taken
-        table += PRD.size
         if word & PRD_EOT:
             return Scatter(pieces, length, taken == size)
     return Scatter(pieces, length, False)
+
+
+def _table(memory: GuestMemory, at: int) -> Iterator[tuple[int, int]]:
+    """Addresses and counts of a PRD table, up to where one must end. Raises GuestAddressError."""
+    limit = (at & -TABLE_WINDOW) + TABLE_WINDOW
+    while at < limit:
+        try:
+            block = memory.view(at, min(limit - at, PRDS_AT_ONCE * PRD.size))
+        except GuestAddressError:  # RAM ends behind the table
+            block = memory.view(at, PRD.size)
+        yield from PRD.iter_unpack(block)
+        at += len(block)
 
 
 class InterruptLatch:
