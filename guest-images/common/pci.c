@@ -6,7 +6,7 @@
 enum {
     CONFIG_ADDRESS = 0xCF8, CONFIG_DATA = 0xCFC,
     VENDOR = 0x00, COMMAND = 0x04, STATUS = 0x06, HEADER_TYPE = 0x0E, BAR0 = 0x10,
-    CAPABILITIES = 0x34,
+    CAPABILITIES = 0x34, INTERRUPT_LINE = 0x3C,
     COMMAND_MEMORY = 1 << 1, COMMAND_MASTER = 1 << 2, COMMAND_NO_INTX = 1 << 10,
     STATUS_CAPABILITIES = 1 << 4, HEADER_MULTI_FUNCTION = 0x80,
     BAR_IO = 1, BAR_TYPE = 6, BAR_64 = 4,
@@ -70,6 +70,13 @@ void pci_enable(pci_address at)
     pci_write16(at, COMMAND, command | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_NO_INTX);
 }
 
+u8 pci_enable_line(pci_address at)
+{
+    u16 command = pci_read16(at, COMMAND) & (u16)~COMMAND_NO_INTX;
+    pci_write16(at, COMMAND, command | COMMAND_MEMORY | COMMAND_MASTER);
+    return pci_read8(at, INTERRUPT_LINE);
+}
+
 u8 pci_capability(pci_address at, u8 id, u8 after)
 {
     if (!(pci_read16(at, STATUS) & STATUS_CAPABILITIES))
@@ -98,6 +105,11 @@ u64 pci_memory_bar(pci_address at, u8 bar)
 
 bool pci_msix_enable(pci_address at, u32 message_address, u8 vector)
 {
+    return pci_msix_set(at, 0, message_address, vector);
+}
+
+bool pci_msix_set(pci_address at, u16 number, u32 message_address, u8 vector)
+{
     u8 capability = pci_capability(at, PCI_CAP_MSIX, 0);
     if (!capability)
         return false;
@@ -108,7 +120,7 @@ bool pci_msix_enable(pci_address at, u32 message_address, u8 vector)
     u16 control = pci_read16(at, (u8)(capability + MSIX_CONTROL));
     control = (u16)((control | MSIX_ENABLE) & ~MSIX_FUNCTION_MASK);
     pci_write16(at, (u8)(capability + MSIX_CONTROL), control);
-    u64 entry = base + (table & ~7u);
+    u64 entry = base + (table & ~7u) + 16u * number;
     mmio_write32(entry + 0, message_address);
     mmio_write32(entry + 4, 0);
     mmio_write32(entry + 8, vector);

@@ -20,6 +20,10 @@ pci_address pci_find(u16 vendor, u16 device, u16 other_device, u64 index);
 /* Decode memory, be a bus master. */
 void pci_enable(pci_address at);
 
+/* The same, and interrupt by the line that is returned: an input of the 8259 pair, as the firmware
+   has routed it. */
+u8 pci_enable_line(pci_address at);
+
 /* Offset of the first capability `id` behind `after` (0: from the start), or 0. */
 u8 pci_capability(pci_address at, u8 id, u8 after);
 
@@ -28,5 +32,8 @@ u64 pci_memory_bar(pci_address at, u8 bar);
 
 /* Switch MSI-X on with table entry 0 at `vector`. False if the function has none. */
 bool pci_msix_enable(pci_address at, u32 message_address, u8 vector);
+
+/* The same with another entry of the table. */
+bool pci_msix_set(pci_address at, u16 entry, u32 message_address, u8 vector);
 
 #endif

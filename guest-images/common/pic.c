@@ -43,3 +43,10 @@ void pic_end_secondary(void)
     out8(SECONDARY, EOI);
     out8(PRIMARY, EOI);
 }
+
+void pic_end(u8 line)
+{
+    if (line >= 8)
+        out8(SECONDARY, EOI);
+    out8(PRIMARY, EOI);
+}

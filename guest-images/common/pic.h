@@ -9,5 +9,6 @@ enum { PIC_VECTOR = 0x20 };
 void pic_init(void);
 void pic_unmask(u8 line);
 void pic_end_secondary(void);   /* EOI for lines 8 to 15: two port writes */
+void pic_end(u8 line);
 
 #endif

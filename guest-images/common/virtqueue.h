@@ -44,6 +44,12 @@ static inline u16 virtqueue_ready(const struct virtqueue *queue)
     return (u16)(queue->used->idx - queue->last_used);
 }
 
+/* How many bytes the device wrote into the chain of the next used element; only if one is ready. */
+static inline u32 virtqueue_next_length(const struct virtqueue *queue)
+{
+    return queue->used->ring[queue->last_used & (queue->size - 1)].length;
+}
+
 /* The next used element; only if one is ready. Returns the head of its chain. */
 static inline u32 virtqueue_take(struct virtqueue *queue)
 {

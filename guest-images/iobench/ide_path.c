@@ -43,7 +43,7 @@ static void run(u64 requests)
     for (u64 i = 0; i < requests; i++) {
         bench_prepare(&request);
         request.submitted = read_tsc();
-        expect_ide(ide_transfer(&disk, bench.write, request.offset / IDE_SECTOR,
+        expect_ide(ide_transfer(&disk, bench.fills, request.offset / IDE_SECTOR,
                                 bench.bs / IDE_SECTOR, request.memory));
         bench_complete(&request, read_tsc());
     }
@@ -56,4 +56,4 @@ static void flush(void)
     expect_ide(ide_flush(&disk));
 }
 
-const struct path ide_path = { open, run, flush };
+const struct path ide_path = { open, run, flush, NULL };

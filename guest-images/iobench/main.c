@@ -1,9 +1,11 @@
-/* Reads or writes a disk over IDE or virtio-blk, checks every word and reports the times.
+/* Reads or writes a disk over IDE or virtio-blk, or exchanges frames with an echo port over e1000 or
+   virtio-net, checks every word and reports the times.
    ../README.md has the words of the command line and the lines of the report. */
 #include "bench.h"
 
 #include "../common/boot.h"
 #include "../common/cpu.h"
+#include "e1000.h"
 #include "../common/interrupts.h"
 #include "../common/lapic.h"
 #include "../common/leave.h"
@@ -12,12 +14,14 @@
 #include "../common/serial.h"
 #include "../common/tsc.h"
 #include "../common/virtio_pci.h"
+#include "net.h"
 #include "pattern.h"
 #include "select.h"
 
 enum {
     POST = 0x80, MARK_BEGIN = 0xB0, MARK_END = 0xE0,
     WATCHDOG_VECTOR = 0x31, WATCHDOG_SECONDS = 20,
+    NET_BS_UNIT = 64, NET_MOST_BS = 8192,
 };
 
 struct bench bench;
@@ -67,8 +71,10 @@ void bench_prepare(struct request *request)
                              : request->number % bench.blocks;
     request->offset = block * bench.bs;
     u64 *data = request->memory, words = bench.bs / 8;
-    if (bench.write) {
-        bench.checksum += pattern_fill(data, words, request->offset / 8, bench.generation);
+    if (bench.fills) {
+        u64 sum = pattern_fill(data, words, request->offset / 8, bench.generation);
+        if (!bench.checks)
+            bench.checksum += sum;
     } else {                            /* what an earlier read left must not pass for this one */
         data[0] = ~data[0];
         data[words - 1] = ~data[words - 1];
@@ -93,7 +99,7 @@ void bench_complete(const struct request *request, u64 seen)
     if (request->number % bench.sample_every == 0)
         bench.samples[bench.sample_count++] = seen - request->submitted;
     bench.completed++;
-    if (bench.write || bench.check == CHECK_NONE)
+    if (!bench.checks || bench.check == CHECK_NONE)
         return;
     const u64 *data = request->memory;
     u64 first = request->offset / 8;
@@ -106,6 +112,16 @@ void bench_complete(const struct request *request, u64 seen)
     }
     if (wrong)
         note_mismatch(request);
+}
+
+u16 bench_delay(bool event_idx, u64 in_flight)
+{
+    if (!event_idx)
+        return 0;
+    u64 delay = in_flight >= 8 ? in_flight * 3 / 4 : 0;
+    if (bench.coalesce)
+        delay = bench.coalesce - 1;
+    return (u16)(delay < in_flight ? delay : in_flight - 1);
 }
 
 static void on_watchdog(struct interrupt_frame *frame)
@@ -126,13 +142,31 @@ static void begin(void)
     bench.random_state = bench.seed ? bench.seed : 1;
 }
 
-static void read_options(void)
+static void choose_op(void)
 {
-    bench.op = option_is("op", "write") ? "write" : option_is("op", "randread") ? "randread" : "read";
+    static const char *const others[] = { "write", "randread", "net-rr", "net-stream" };
+    bench.op = "read";
+    for (u32 i = 0; i < COUNT_OF(others); i++)
+        if (option_is("op", others[i]))
+            bench.op = others[i];
     if (option_given("op") && !option_is("op", bench.op))
         fail("op", NULL, 0);
-    bench.write = option_is("op", "write");
+    bench.stream = option_is("op", "net-stream");
+    bench.net = bench.stream || option_is("op", "net-rr");
+    bench.fills = bench.net || option_is("op", "write");
+    bench.checks = !bench.fills || option_is("op", "net-rr");
     bench.random = option_is("op", "randread");
+}
+
+static bool bs_is_possible(void)
+{
+    u64 unit = bench.net ? NET_BS_UNIT : BENCH_SECTOR;
+    return bench.bs && bench.bs % unit == 0 && (bench.net ? bench.bs <= NET_MOST_BS : !(bench.bs >> 31));
+}
+
+static void read_options(void)
+{
+    choose_op();
     bench.irq = !option_is("wait", "poll");
     bench.check = option_is("check", "first") ? CHECK_FIRST
                 : option_is("check", "none") ? CHECK_NONE : CHECK_ALL;
@@ -141,9 +175,9 @@ static void read_options(void)
     bench.count = option_number("count", 1000);
     bench.warmup = option_number("warmup", 16);
     bench.seed = option_number("seed", 1);
-    bench.generation = option_number("gen", bench.write);
+    bench.generation = option_number("gen", option_is("op", "write"));
     bench.coalesce = option_number("coalesce", 0);
-    if (!bench.bs || bench.bs % BENCH_SECTOR || bench.bs >> 31)
+    if (!bs_is_possible())
         fail("bs", "value", bench.bs);
     if (!bench.qd || bench.qd > 1024)
         fail("qd", "value", bench.qd);
@@ -157,8 +191,20 @@ static void read_options(void)
         fail("memory", NULL, 0);
 }
 
+static const struct path *choose_card(void)
+{
+    if (option_given("path") && !option_is("path", "e1000") && !option_is("path", "virtio"))
+        fail("path", NULL, 0);
+    bool e1000 = option_given("path") ? option_is("path", "e1000")
+               : pci_find(VIRTIO_VENDOR, NET_TRANSITIONAL, NET_MODERN, 0) == PCI_NONE;
+    net_card = e1000 ? &net_e1000 : &net_virtio;
+    return &net_path;
+}
+
 static const struct path *choose_path(void)
 {
+    if (bench.net)
+        return choose_card();
     if (option_given("path") && !option_is("path", "ide") && !option_is("path", "virtio"))
         fail("path", NULL, 0);
     if (option_given("path"))
@@ -166,9 +212,9 @@ static const struct path *choose_path(void)
     return pci_find(VIRTIO_VENDOR, 0x1001, 0x1042, 0) != PCI_NONE ? &virtio_path : &ide_path;
 }
 
-static void report(u64 ticks)
+static void report_errors(void)
 {
-    for (u64 i = 0; i < bench.errors && i < BENCH_SHOWN_ERRORS; i++) {
+    for (u64 i = 0; i < bench.errors && i < BENCH_SHOWN_ERRORS && !bench.stream; i++) {
         print("iobench: error");
         print_number("request", bench.mismatches[i].request);
         print_number("offset", bench.mismatches[i].offset);
@@ -177,6 +223,11 @@ static void report(u64 ticks)
         print_hex("got", bench.mismatches[i].got);
         print("\n");
     }
+}
+
+static void report(u64 ticks)
+{
+    report_errors();
     const u64 second = 1000000000;
     u64 n = bench.sample_count;
     u64 p50 = select_rank(bench.samples, n, (n - 1) * 50 / 100);
@@ -208,23 +259,27 @@ void guest_main(void)
     read_options();
     const struct path *path = choose_path();
     bool lapic = lapic_init();
-    if (!lapic && bench.irq && path == &virtio_path)
+    if (!lapic && bench.irq && (path == &virtio_path || net_card == &net_virtio))
         fail("lapic", NULL, 0);
     begin();
     path->open();
     interrupt_set_handler(WATCHDOG_VECTOR, on_watchdog);
     if (lapic && bench.irq)             /* polling looks at the clock itself */
         lapic_timer_every(WATCHDOG_SECONDS, WATCHDOG_VECTOR, bench.tsc_hz);
+    if (path->prepare)
+        path->prepare();
     path->run(bench.warmup);
 
     begin();
+    if (path->prepare)
+        path->prepare();
     out8(POST, MARK_BEGIN);
     u64 start = read_tsc();
     path->run(bench.count);
     u64 ticks = read_tsc() - start;
     out8(POST, MARK_END);
 
-    if (bench.write)
+    if (bench.fills)
         path->flush();
     report(ticks);
     print("iobench: done\n");

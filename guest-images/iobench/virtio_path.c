@@ -57,7 +57,7 @@ static void link_chain(u64 number)
     chain[0] = (struct virtq_desc){ (u64)&slot->header, sizeof(slot->header), VIRTQ_NEXT,
                                     (u16)(first + 1) };
     chain[1] = (struct virtq_desc){ (u64)slot->request.memory, (u32)bench.bs,
-                                    bench.write ? VIRTQ_NEXT : VIRTQ_NEXT | VIRTQ_WRITE,
+                                    bench.fills ? VIRTQ_NEXT : VIRTQ_NEXT | VIRTQ_WRITE,
                                     (u16)(first + 2) };
     chain[2] = (struct virtq_desc){ (u64)&slot->status, 1, VIRTQ_WRITE, 0 };
     if (indirect)
@@ -127,7 +127,7 @@ static void submit(u64 number)
 {
     struct slot *slot = &slots[number];
     bench_prepare(&slot->request);
-    slot->header.type = bench.write ? T_OUT : T_IN;
+    slot->header.type = bench.fills ? T_OUT : T_IN;
     slot->header.sector = slot->request.offset / BENCH_SECTOR;
     slot->status = STATUS_UNSET;
     virtqueue_offer(&queue, head_of(number));
@@ -156,19 +156,6 @@ static u64 take(void)
     return number;
 }
 
-/* How many completions to wait for beyond the first before an interrupt. At depth 8 and more,
-   three quarters of what is in flight, as Linux' virtqueue_enable_cb_delayed() does: a device that
-   works in parallel then keeps a quarter to go on with while the guest refills the rest. */
-static u16 interrupt_delay(u64 in_flight)
-{
-    if (!queue.event_idx)
-        return 0;
-    u64 delay = in_flight >= 8 ? in_flight * 3 / 4 : 0;
-    if (bench.coalesce)
-        delay = bench.coalesce - 1;
-    return (u16)(delay < in_flight ? delay : in_flight - 1);
-}
-
 /* Take all that is ready and submit as many new requests, not yet published. */
 static void refill(u64 *submitted, u64 requests)
 {
@@ -191,7 +178,7 @@ static void run_with_interrupts(u64 requests, u64 submitted)
             return;
         /* Wish first, then publish: a device that is done before publish() returns does
            interrupt, so each round takes one interrupt whatever serves the queue. */
-        if (virtqueue_want_interrupt(&queue, interrupt_delay(in_flight))) {
+        if (virtqueue_want_interrupt(&queue, bench_delay(queue.event_idx, in_flight))) {
             publish();
             while (!interrupted)        /* the handler runs only inside of the halt */
                 halt_until_interrupt();
@@ -256,4 +243,4 @@ static void flush(void)
     take();
 }
 
-const struct path virtio_path = { open, run, flush };
+const struct path virtio_path = { open, run, flush, NULL };
