@@ -14,7 +14,12 @@ enum {
 };
 
 struct e1000_rx { u64 address; u16 length, checksum; u8 status, errors; u16 special; };
-struct e1000_tx { u64 address; u16 length; u8 checksum_offset, command, status, checksum_start; u16 special; };
+struct e1000_tx {
+    u64 address;
+    u16 length;
+    u8 checksum_offset, command, status, checksum_start;
+    u16 special;
+};
 
 struct e1000 {
     pci_address pci;

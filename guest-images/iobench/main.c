@@ -214,6 +214,15 @@ static const struct path *choose_path(void)
 
 static void report_errors(void)
 {
+    if (bench.stream && bench.errors) {
+        print("iobench: error");
+        print_number("frames", bench.mismatches[0].request);
+        print_number("of", bench.count);
+        print_number("bytes", bench.mismatches[0].offset);
+        print_hex("sum", bench.mismatches[0].got);
+        print_hex("sent", bench.mismatches[0].want);
+        print("\n");
+    }
     for (u64 i = 0; i < bench.errors && i < BENCH_SHOWN_ERRORS && !bench.stream; i++) {
         print("iobench: error");
         print_number("request", bench.mismatches[i].request);

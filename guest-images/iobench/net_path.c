@@ -28,7 +28,8 @@ static const u8 peer[ADDRESS] = { 0x02, 0, 0, 0, 0x88, 0xB5 };
 static struct slot *slots;
 static union { u8 bytes[NET_HEADER]; u64 words[2]; } answer_header;    /* but for the opcode: ECHO */
 static u64 submitted, shown;            /* of this run */
-static u64 released, most_released;     /* receive buffers that the card does not have, and how many it may miss */
+static u64 released;                    /* receive buffers that the card does not have ... */
+static u64 most_released;               /* ... and how many it may lack */
 
 void net_describe(const char *path)
 {
@@ -283,7 +284,8 @@ static void run_stream(u64 requests)
     if (report[0] != requests || report[1] != requests * (bench.bs + NET_HEADER - OPCODE_AT)
         || report[2] != sum) {
         bench.errors++;
-        bench.mismatches[0] = (struct mismatch){ report[0], report[1], requests, sum, report[2] };
+        bench.mismatches[0] = (struct mismatch){ .request = report[0], .offset = report[1],
+                                                 .want = sum, .got = report[2] };
     }
 }
 
