@@ -228,7 +228,7 @@ def test_what_is_in_an_inflight_region_is_never_believed(content: bytes, used_id
     assert len(set(heads)) == len(heads)
     assert all(0 <= head < 16 for head in heads)
     queue.take([1, 5, 2])
-    queue.answered([1], used_idx + 1 & 0xFFFF)
+    queue.answered(1, used_idx + 1 & 0xFFFF)
     assert set(queue.recover(used_idx + 1 & 0xFFFF)) == {5, 2} | (set(heads) - {1})
 
 

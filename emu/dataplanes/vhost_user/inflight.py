@@ -7,6 +7,7 @@ u16, counter u64.
 """
 
 import os
+from array import array
 from collections.abc import Callable
 from typing import Final
 
@@ -22,7 +23,6 @@ STATE_BYTES: Final = 16
 ALIGNMENT: Final = 64
 MAX_AREA: Final = 64 << 20
 """Bytes; more than 256 rings of the largest size need. Ours: what a peer can make us map."""
-MAX_COUNTER: Final = (1 << 63) - 1
 VERSION_AT: Final = 4  # places in a region, as 16-bit words
 DESC_NUM_AT: Final = 5
 LAST_BATCH_HEAD_AT: Final = 6
@@ -79,15 +79,22 @@ class InflightArea:
 
 
 class InflightQueue:
-    """One ring's region. Owned by the thread that serves the ring."""
+    """One ring's region. Owned by the thread that serves the ring.
 
-    __slots__ = ("_counter", "_half", "_words", "size")
+    We have one batch in hand at a time and answer it in order, so a head's counter is its place in the batch.
+    Drivers use the same descriptors again and again: what a batch of the same heads needs is there already,
+    and one store of all flags takes it, another one answers it.
+    """
+
+    __slots__ = ("_done", "_flags", "_half", "_heads", "_taken", "_words", "size")
 
     def __init__(self, region: memoryview, size: int) -> None:
         self._half = region.cast("H")
         self._words = region[HEADER_BYTES:].cast("Q")  # by turns: inflight, next << 48; counter
         self.size = size
-        self._counter = 0
+        self._heads = [size]  # no batch has that head
+        self._flags: memoryview | None = None  # the first words of the batch, where they are evenly spaced
+        self._taken = self._done = memoryview(b"")
 
     def recover(self, used_idx: int) -> list[int]:
         """The heads that were taken and not answered, oldest first; `used_idx` is the used ring's own index.
@@ -110,31 +117,51 @@ class InflightQueue:
         half[USED_IDX_AT] = used_idx
         taken = [i for i in range(self.size) if words[2 * i] & 0xFF]
         taken.sort(key=lambda i: words[2 * i + 1])
-        self._counter = words[2 * taken[-1] + 1] + 1 & MAX_COUNTER if taken else 0
         return taken
 
-    def take(self, heads: list[int]) -> None:
-        """These heads are served next, in this order.
+    def take(self, heads: list[int]) -> bool:
+        """These heads are served next, in this order; False, and nothing is noted, where one is none."""
+        if heads != self._heads and not self._link(heads):
+            return False
+        if self._flags is not None:
+            self._flags[:] = self._taken
+        else:
+            for head in heads:  # oldest first: those taken are always the next ones of the ring
+                self._words[2 * head] |= 1
+        return True
+
+    def _link(self, heads: list[int]) -> bool:
+        """Note the order of a new batch.
 
         The list of the last batch is made beforehand: whenever we die, the first so many of it are answered
         as the used ring's index went on by.
         """
-        words, counter = self._words, self._counter
-        following = 0
-        for i in range(len(heads) - 1, -1, -1):
-            words[2 * heads[i] + 1] = counter + i
-            words[2 * heads[i]] = following << 48
-            following = heads[i]
-        self._half[LAST_BATCH_HEAD_AT] = following
-        for head in heads:  # oldest first: those taken are always the next ones of the ring
-            words[2 * head] |= 1
-        self._counter = counter + len(heads) & MAX_COUNTER
+        words, count = self._words, len(heads)
+        if not heads or max(heads) >= self.size:
+            return False
+        self._heads = [self.size]
+        links = [head << 48 for head in (*heads[1:], 0)]
+        for i in range(count - 1, -1, -1):
+            words[2 * heads[i]] = links[i]
+            words[2 * heads[i] + 1] = i
+        self._half[LAST_BATCH_HEAD_AT] = heads[0]
+        step = heads[1] - heads[0] if count > 1 else 1
+        if step > 0 and heads == list(range(heads[0], heads[0] + step * count, step)):
+            self._flags = words[2 * heads[0] : 2 * heads[-1] + 1 : 2 * step]
+            self._done = memoryview(array("Q", links))
+            self._taken = memoryview(array("Q", [link | 1 for link in links]))
+        else:
+            self._flags = None
+        self._heads = heads
+        return True
 
-    def answered(self, heads: list[int], used_idx: int) -> None:
-        """These heads are in the used ring, whose index is `used_idx` now."""
-        words = self._words
-        for head in heads:
-            words[2 * head] &= ~0xFF
+    def answered(self, count: int, used_idx: int) -> None:
+        """The first `count` heads of the batch are in the used ring, whose index is `used_idx` now."""
+        if self._flags is not None and count == len(self._heads):
+            self._flags[:] = self._done
+        else:
+            for head in self._heads[:count]:
+                self._words[2 * head] &= ~0xFF
         self._half[USED_IDX_AT] = used_idx
 
 
@@ -154,17 +181,19 @@ def resume(queue: SplitQueue, inflight: InflightQueue) -> None:
 def tracked(queue: SplitQueue, drain: Callable[[int], int], inflight: InflightQueue) -> Callable[[int], int]:
     """The same drain; what it has in hand is in the region. It answers in the order of the ring."""
     avail, size, mask = queue.avail, queue.size, queue.mask
+    end = AVAIL_RING + size
 
     def drain_tracked(limit: int) -> int:
         first = queue.last_avail
-        count = min((avail[AVAIL_IDX] - first) & 0xFFFF, limit, size)
-        heads = [avail[AVAIL_RING + (first + i & mask)] for i in range(count)]
-        if not heads or max(heads) >= size:
-            return drain(limit)  # which raises, with the figures, for a head that is none
-        inflight.take(heads)
-        try:
-            return drain(count)
-        finally:
-            inflight.answered(heads[: (queue.last_avail - first) & 0xFFFF], queue.used_idx)
+        count = min((avail[AVAIL_IDX] - first) & 0xFFFF, limit)
+        at = AVAIL_RING + (first & mask)
+        heads = avail[at : min(at + count, end)].tolist()
+        if at + count > end:
+            heads += avail[AVAIL_RING : at + count - size].tolist()
+        if not inflight.take(heads):
+            return drain(limit)  # nothing waits, or it raises with the figures
+        served = drain(count)
+        inflight.answered(served, queue.used_idx)
+        return served
 
     return drain_tracked
