@@ -92,7 +92,7 @@ class InflightQueue:
         self._half = region.cast("H")
         self._words = region[HEADER_BYTES:].cast("Q")  # by turns: inflight, next << 48; counter
         self.size = size
-        self._heads = [size]  # no batch has that head
+        self._heads = [-1]  # no batch has that head
         self._flags: memoryview | None = None  # the first words of the batch, where they are evenly spaced
         self._taken = self._done = memoryview(b"")
 
@@ -139,7 +139,7 @@ class InflightQueue:
         words, count = self._words, len(heads)
         if not heads or max(heads) >= self.size:
             return False
-        self._heads = [self.size]
+        self._heads = [-1]
         links = [head << 48 for head in (*heads[1:], 0)]
         for i in range(count - 1, -1, -1):
             words[2 * heads[i]] = links[i]
