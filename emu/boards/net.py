@@ -173,7 +173,7 @@ def open_netdev(netdev: NetdevConfig) -> NetBackend:
     if netdev.kind == "user":
         from emu.devices.net.passt import Passt  # noqa: PLC0415 - it starts a process
 
-        return Passt(netdev.id, forwards=netdev.forwards)
+        return Passt(where, forwards=netdev.forwards)
     if netdev.kind == "stream":
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:

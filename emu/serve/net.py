@@ -32,7 +32,7 @@ from emu.devices.virtio.types import Drain
 from emu.errors import ConfigError
 from emu.serve.types import OpenDevice, Request64, ServedDevice, Wake
 
-TURN: Final = Turn(frames=64, bytes=1 << 19)
+TURN: Final = Turn(frames=64, bytes=1 << 17)
 LEAST_MTU: Final = 68
 """RFC 791: what every network carries."""
 RARP_HEAD: Final = bytes.fromhex("8035 0001 0800 06 04 0003")

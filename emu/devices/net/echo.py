@@ -38,7 +38,7 @@ class EchoPort:
         self.on_ready: Callable[[], None] = _nothing
         self.on_link: Callable[[bool], None] = _no_link
         self.dropped = 0
-        self._waiting: deque[bytes | bytearray] = deque()
+        self._waiting: deque[bytes] = deque()
         self._frames = self._bytes = self._sum = 0
 
     def accept(self, features: int) -> None:
@@ -66,24 +66,25 @@ class EchoPort:
                 values = memoryview(frame)[NUMBERS_AT : NUMBERS_AT + 8 * words].cast("Q")
                 self._sum = self._sum + sum(values) & MASK64
         elif kind == ECHO:
-            self._answer(frame[6:12] + frame[:6] + frame[12:])
-        elif kind in (REPORT, RESET) and len(frame) >= NUMBERS_AT + NUMBERS.size:
-            answer = bytearray(frame[6:12] + frame[:6] + frame[12:])
-            if kind == RESET:
-                self._frames = self._bytes = self._sum = 0
-            else:
-                NUMBERS.pack_into(answer, NUMBERS_AT, self._frames, self._bytes, self._sum)
-            self._answer(answer)
+            self._answer(frame)
+        elif kind == REPORT and len(frame) >= NUMBERS_AT + NUMBERS.size:
+            self._answer(frame, NUMBERS.pack(self._frames, self._bytes, self._sum))
+        elif kind == RESET and len(frame) >= NUMBERS_AT + NUMBERS.size:
+            self._frames = self._bytes = self._sum = 0
+            self._answer(frame)
 
-    def _answer(self, frame: bytes | bytearray) -> None:
+    def _answer(self, frame: bytes | bytearray, numbers: bytes = b"") -> None:
+        """Send it back, with the numbers in their place."""
         if len(self._waiting) >= MOST_WAITING:
             self.dropped += 1
             return
-        self._waiting.append(frame)
+        view, rest = memoryview(frame), NUMBERS_AT + len(numbers)
+        self._waiting.append(b"".join((view[6:12], view[:6], view[12:NUMBERS_AT], numbers, view[rest:])))
+        self.costs.bytes_copied += len(frame)
         if len(self._waiting) == 1:
             self.on_ready()
 
-    def receive(self) -> bytes | bytearray | None:
+    def receive(self) -> bytes | None:
         """See `NetBackend`."""
         return self._waiting.popleft() if self._waiting else None
 

@@ -19,6 +19,8 @@ TCP_LAST_FLAGS: Final = 0x09  # FIN and PSH belong to the last segment
 TCP_CWR: Final = 0x80  # belongs to the first
 MAX_SEGMENTS: Final = 1024
 """Frames from one packet; more would be segments of a few bytes, which no driver asks for."""
+MAX_HEADERS: Final = 256
+"""Bytes before the payload of a packet that is cut: each segment has them again."""
 
 
 class FrameError(EmuError):
@@ -49,16 +51,45 @@ def with_checksum(frame: bytes, offload: Offload) -> bytes | bytearray:
     """The frame with its checksum; in its place stands the sum of the pseudo header. Raises FrameError."""
     if not offload.needs_csum:
         return frame
-    start, at = offload.csum_start, offload.csum_start + offload.csum_offset
-    if at + 2 > len(frame):
-        raise FrameError(f"a checksum at {at} in a frame of {len(frame)} bytes")
+    start, at = offload.csum_start, _checksum_place(frame, offload)
     done = bytearray(frame)
     done[at : at + 2] = checksum(memoryview(frame)[start:]).to_bytes(2, "big")
     return done
 
 
+def _checksum_place(frame: bytes, offload: Offload) -> int:
+    """Where the checksum goes. Raises FrameError."""
+    at = offload.csum_start + offload.csum_offset
+    if at + 2 > len(frame):
+        raise FrameError(f"a checksum at {at} in a frame of {len(frame)} bytes")
+    return at
+
+
+def checked(frame: bytes, offload: Offload) -> Offload:
+    """The same, for who hands it on, where `finish` would do it. Raises FrameError."""
+    if offload.needs_csum:
+        _checksum_place(frame, offload)
+    if offload.gso_type & ~NET_GSO_ECN != NET_GSO_NONE:
+        return offload._replace(hdr_len=_header_end(frame, offload))
+    if offload.gso_type:
+        raise FrameError(f"segmentation of type {offload.gso_type:#x}")
+    return offload._replace(gso_size=0, hdr_len=0)
+
+
 def segments(frame: bytes, offload: Offload) -> list[bytes | bytearray]:
     """Cut a TCP packet into segments of `gso_size` bytes of payload. Raises FrameError."""
+    end = _header_end(frame, offload)
+    v4 = offload.gso_type & ~NET_GSO_ECN == NET_GSO_TCPV4
+    cut = _Cut(frame[:end], _network_header(frame), offload.csum_start, v4=v4)
+    parts = range(end, max(len(frame), end + 1), offload.gso_size)
+    return [
+        cut.segment(i, frame[at : at + offload.gso_size], at - end, last=at + offload.gso_size >= len(frame))
+        for i, at in enumerate(parts)
+    ]
+
+
+def _header_end(frame: bytes, offload: Offload) -> int:
+    """Where the payload of a large TCP packet begins. Raises FrameError."""
     kind = offload.gso_type & ~NET_GSO_ECN
     ip, tcp = _network_header(frame), offload.csum_start
     if kind not in (NET_GSO_TCPV4, NET_GSO_TCPV6) or not offload.needs_csum or not offload.gso_size:
@@ -68,14 +99,11 @@ def segments(frame: bytes, offload: Offload) -> list[bytes | bytearray]:
         raise FrameError(f"segmentation of a TCP header at {tcp} in a frame of {len(frame)} bytes")
     end = tcp + (frame[tcp + 12] >> 4) * 4
     payload = len(frame) - end
-    if end < tcp + TCP_HEADER or payload < 0 or payload > offload.gso_size * MAX_SEGMENTS:
+    if not tcp + TCP_HEADER <= end <= MAX_HEADERS:
+        raise FrameError(f"segmentation behind {end} bytes of headers")
+    if not 0 <= payload <= offload.gso_size * MAX_SEGMENTS:
         raise FrameError(f"segmentation of {payload} bytes into {offload.gso_size}")
-    cut = _Cut(frame[:end], ip, tcp, v4=kind == NET_GSO_TCPV4)
-    parts = range(end, max(len(frame), end + 1), offload.gso_size)
-    return [
-        cut.segment(i, frame[at : at + offload.gso_size], at - end, last=at + offload.gso_size >= len(frame))
-        for i, at in enumerate(parts)
-    ]
+    return end
 
 
 def _network_header(frame: bytes) -> int:

@@ -24,9 +24,7 @@ class Passt(StreamPeer):
     def __init__(self, name: str, forwards: Sequence[tuple[str, int, int]] = ()) -> None:
         program = shutil.which("passt")
         if program is None:
-            raise ConfigError(
-                "-nic user: passt is not installed; install the package passt, or use -nic none"
-            )
+            raise ConfigError(f"{name}: passt is not installed; install the package passt")
         ours, theirs = socket.socketpair()
         words = [program, "--foreground", "--quiet", "--fd", str(theirs.fileno()), "--mtu", str(MTU)]
         words += ["--address", ADDRESS, "--netmask", NETMASK, "--gateway", GATEWAY]
@@ -45,7 +43,7 @@ class Passt(StreamPeer):
                 )
             except OSError as error:
                 ours.close()
-                raise ConfigError(f"-nic user: {program}: {error.strerror}") from None
+                raise ConfigError(f"{name}: {program}: {error.strerror}") from None
         super().__init__(ours, name, takes_large=True)
 
     def close(self) -> None:
