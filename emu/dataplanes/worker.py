@@ -1,5 +1,6 @@
 """A thread that waits for doorbells and runs the queues behind them."""
 
+import functools
 import select
 import threading
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Worker:
         self._runners: list[QueueRunner] = []
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._busy: list[QueueRunner] = []
         self.costs = Costs()
 
     def start(self, runners: list[QueueRunner]) -> None:
@@ -72,7 +74,24 @@ class Worker:
                 pass
 
     def _serve_many(self, runners: list[QueueRunner]) -> None:
+        for runner in runners:
+            runner.kick.bind(functools.partial(self._rung, runner, threading.get_ident()))
+        try:
+            self._look_after(runners)
+        finally:
+            for runner in runners:
+                runner.kick.unbind()
+
+    def _rung(self, runner: QueueRunner, thread: int) -> None:
+        """Somebody in this process rings: this thread itself, for another of its queues, needs no event."""
+        if threading.get_ident() != thread:
+            runner.kick.write()
+        elif runner not in self._busy:
+            self._busy.append(runner)
+
+    def _look_after(self, runners: list[QueueRunner]) -> None:
         costs = self.costs
+        self._busy = []
         with select.epoll() as poll:
             by_fd = {runner.kick.fd: runner for runner in runners}
             for fd in by_fd:
@@ -80,21 +99,23 @@ class Worker:
             by_source = {fd: runner for runner in runners for fd in runner.sources}
             for fd in by_source:
                 poll.register(fd, select.EPOLLIN | select.EPOLLET)
-            busy: list[QueueRunner] = []
             while True:
-                ready = poll.poll(0 if busy else -1)
+                ready = poll.poll(0 if self._busy else -1)
                 if self._stopping:
                     return
                 costs.syscalls += 1
-                costs.handoffs += 1 if ready and not busy else 0
+                costs.handoffs += 1 if ready and not self._busy else 0
                 for fd, _ in ready:
                     runner = by_fd.get(fd) or by_source[fd]
                     if fd in by_fd:
                         costs.syscalls += 1
                         runner.kick.wait()
-                    if runner not in busy:
-                        busy.append(runner)
-                busy = [runner for runner in busy if self._run(runner)]
+                    if runner not in self._busy:
+                        self._busy.append(runner)
+                busy, self._busy = self._busy, []
+                for runner in busy:
+                    if self._run(runner) and runner not in self._busy:
+                        self._busy.append(runner)
 
     def _run(self, runner: QueueRunner) -> bool:
         """Run one queue a while; True where more is waiting."""
