@@ -31,6 +31,7 @@ from emu.devices.virtio.spec import BLK_F_FLUSH, F_RING_EVENT_IDX, F_VERSION_1, 
 from emu.serve.blk import blk_devices
 from emu.serve.loop import Loop
 from emu.serve.session import PROTOCOL_FEATURES, Reply, Session
+from emu.serve.types import RingHost
 from emu.serve.vring import Vring, signal
 from emu.testing.driver_queue import DriverQueue
 
@@ -224,9 +225,9 @@ class Front:
             event.close()
 
 
-def blk_session(backend: BlockBackend, desk: Desk, queues: int = 1) -> Session:
+def blk_session(backend: BlockBackend, host: RingHost, queues: int = 1) -> Session:
     """A session that serves a disk without a socket."""
-    return Session(blk_devices(backend, queues)(lambda _index: False), desk)
+    return Session(blk_devices(backend, queues)(lambda _index: False), host)
 
 
 @contextmanager

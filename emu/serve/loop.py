@@ -149,15 +149,19 @@ class Loop:
         self._guard.install()
         try:
             while not self._stopping:
-                if self._polled:
-                    self._look_around()
-                else:
-                    self._wait()
+                self.turn()
                 if address := self._guard.take():
                     for call in list(self._on_fault.values()):
                         call(address)
         finally:
             self._guard.close()
+
+    def turn(self) -> None:
+        """Wait until something comes, where nothing is there and no ring is polled, and do it."""
+        if self._polled:
+            self._look_around()
+        else:
+            self._wait()
 
     def stop(self) -> None:
         """Let `run` return. From a signal handler or any thread."""

@@ -27,8 +27,10 @@ from emu.serve.counters import Account, read_counters
 from emu.serve.endpoint import MESSAGES_A_TURN, Endpoint
 from emu.serve.loop import Loop
 from tests.serve_lab import (
+    Direct,
     Front,
     OverSocket,
+    blk_session,
     make_disk,
     open_fds,
     running,
@@ -81,8 +83,8 @@ class Guest(Front):
     def read(self, number: int, *, kick: bool | None = None) -> bytes:
         """One sector; `kick` None: as the ring wants it."""
         head = self.add_read(number)
-        wanted = self.driver.needs_kick()
-        if wanted if kick is None else kick:
+        self.wanted = self.driver.needs_kick()
+        if self.wanted if kick is None else kick:
             self.kick.write()
         while not (used := self.driver.used()):
             wait_readable(self.call.fd)
@@ -110,7 +112,7 @@ def test_a_polled_ring_needs_no_kick(serve: Serve, tmp_path: Path, undo: ExitSta
     guest.ask(Request.GET_FEATURES)  # the ring has been parked by now
     for number in range(200):
         assert guest.read(number, kick=False) == sector(number)
-        assert not guest.driver.needs_kick()
+        assert not guest.wanted
 
 
 def test_polling_rests_between_requests_and_wakes_without_a_kick(
@@ -126,15 +128,42 @@ def test_polling_rests_between_requests_and_wakes_without_a_kick(
     assert guest.read(1, kick=False) == sector(1)
 
 
-def test_a_request_whose_kick_was_lost_is_found_a_little_later(
-    serve: Serve, tmp_path: Path, undo: ExitStack
-) -> None:
+def test_a_request_whose_kick_was_lost_is_found_a_little_later(disk: RawImage, undo: ExitStack) -> None:
     """A front-end of others joins no barrier: its guest may see no wish for a kick where there is one."""
+    loop = Loop()
+    undo.callback(loop.close)
+    session = blk_session(disk, loop)
+    undo.callback(session.close)
+    front = Front(Direct(session))
+    undo.callback(front.close)
+    front.connect()
+    loop.turn()
+    front.add_read(1)
+    front.kick.write()
+    loop.turn()
+    assert len(front.driver.used()) == 1
+    front.add_read(2)
+    loop.turn()
+    assert len(front.driver.used()) == 1
+
+
+def test_what_waits_when_a_ring_starts_needs_no_kick(serve: Serve, tmp_path: Path, undo: ExitStack) -> None:
+    serve()
+    guest = Guest(tmp_path / "s0", undo)
+    head = guest.add_read(9)
+    guest.connect()
+    wait_readable(guest.call.fd)
+    assert guest.driver.used() == [(head, SECTOR + 1)]
+
+
+def test_the_counters_hold_everything_before_a_call(serve: Serve, tmp_path: Path, undo: ExitStack) -> None:
     serve()
     guest = Guest(tmp_path / "s0", undo)
     guest.connect()
-    assert guest.read(1) == sector(1)
-    assert guest.read(2, kick=False) == sector(2)
+    guest.add_read(9)
+    guest.kick.write()
+    wait_readable(guest.call.fd)
+    assert read_counters(str(tmp_path / "counters")).requests == 1
 
 
 def test_two_guests_share_a_disk(serve: Serve, tmp_path: Path, undo: ExitStack) -> None:

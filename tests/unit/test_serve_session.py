@@ -2,6 +2,7 @@
 
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -401,6 +402,58 @@ def test_a_new_back_end_finds_what_the_old_one_had_in_hand(bench: Bench) -> None
     os.close(fd)
 
 
+def test_the_area_is_kept_while_requests_are_served(bench: Bench) -> None:
+    front = bench.front
+    front.connect()
+    area = front.ask(Request.GET_INFLIGHT_FD, Inflight(0, 0, 1, 16).encode())
+    (fd,) = bench.line.fds
+    front.tell(Request.SET_INFLIGHT_FD, area, [fd])
+    head, *_ = [front.add_read(number) for number in range(3)]
+    bench.desk.serve()
+    shared = os.pread(fd, 16 + 16 * 16, 0)
+    assert struct.unpack_from("<HHHH", shared, 8) == (1, 16, head, 3)
+    assert not any(shared[16 + 16 * i] for i in range(16))  # none in flight
+    os.close(fd)
+
+
+def test_a_call_whose_counter_is_full_does_not_hold_us_up(bench: Bench) -> None:
+    front = bench.front
+    os.eventfd_write(front.call.fd, 2**64 - 2)
+    os.set_blocking(front.call.fd, True)
+    front.connect()
+    front.add_read(1)
+    bench.desk.serve()
+    assert len(front.driver.used()) == 1
+
+
+def test_a_polled_ring_is_parked_again_with_each_request(bench: Bench) -> None:
+    front = bench.front
+    front.connect()
+    runner = bench.desk.started[0].runner
+    assert runner is not None
+    for done in range(1, 4):
+        front.add_read(done)
+        assert runner.poll() == 1
+        assert front.driver.avail_event[0] == done + 0x8000
+        assert front.called()
+        assert len(front.driver.used()) == 1
+    assert runner.poll() == 0
+
+
+def test_an_interrupt_that_is_wished_for_late_comes_with_the_next_look(bench: Bench) -> None:
+    front = bench.front
+    front.connect()
+    runner = bench.desk.started[0].runner
+    assert runner is not None
+    front.add_read(1)
+    front.driver.want_interrupts(False)
+    assert runner.poll() == 1
+    assert not front.called()
+    front.driver.want_interrupts(True)
+    assert runner.poll() == 0
+    assert front.called()
+
+
 # ---- what is refused ---------------------------------------------------------------------------------
 
 
@@ -519,6 +572,9 @@ def test_surplus_descriptors_are_refused_and_closed(bench: Bench) -> None:
         front.tell(Request.SET_VRING_KICK, NO_FD, [front.kick.fd])
     with pytest.raises(ProtocolError, match="SET_VRING_KICK: fds: 2 came, 1 must"):
         front.tell(Request.SET_VRING_KICK, INDEX, [front.kick.fd] * 2)
+    front.negotiate()
+    with pytest.raises(ProtocolError, match="GET_INFLIGHT_FD: fds: 1 came, 0 must"):
+        front.ask(Request.GET_INFLIGHT_FD, Inflight(0, 0, 1, 16).encode(), [front.kick.fd])
     assert open_fds() == before
 
 

@@ -94,6 +94,23 @@ def test_a_descriptor_is_taken_once_and_in_the_right_number(pair: tuple[Channel,
     os.close(writer)
 
 
+def test_descriptors_may_come_with_any_part_of_their_message(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    reader, writer = os.pipe()
+    before = open_fds()
+    data = encode(Request.SET_FEATURES, encode_u64(7))
+    peer.sendmsg([data[:5]], rights([writer]))
+    peer.sendmsg([data[5:15]], rights([reader]))
+    peer.sendmsg([data[15:]], rights([writer]))
+    message = channel.poll_message()
+    assert message is not None
+    assert len(message.fds) == 3
+    message.close()
+    assert open_fds() == before
+    os.close(reader)
+    os.close(writer)
+
+
 def test_too_many_descriptors_are_closed_and_refused(pair: tuple[Channel, socket.socket]) -> None:
     channel, peer = pair
     reader, writer = os.pipe()
