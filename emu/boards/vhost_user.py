@@ -39,11 +39,12 @@ CLASS_FS: Final = 0x01_8000
 
 
 class VhostUserDevices:
-    """Builds what `config` lists; `devices` in that order. Raises ConfigError."""
+    """Builds what `config` lists; `devices` and their `planes` in that order. Raises ConfigError."""
 
     def __init__(self, machine: Machine, pci: PciBus, msi: MsiTarget, config: MachineConfig) -> None:
         self._machine, self._pci, self._msi, self._config = machine, pci, msi, config
         self.devices: list[VirtioDevice] = []
+        self.planes: list[VhostUserPlane] = []
         adders: Mapping[str, Callable[[DeviceConfig], None]] = {
             "vhost-user-blk-pci": self._add_blk,
             "vhost-user-fs-pci": self._add_fs,
@@ -68,9 +69,7 @@ class VhostUserDevices:
         kind = Kind(spec.TYPE_FS, 0, config=FS_CONFIG.pack(tag, requests))
         self._put(device, kind, 1 + requests, int(properties.get("queue-size", "128"), 0), CLASS_FS)
 
-    def _put(
-        self, device: DeviceConfig, kind: Kind, queues: int, queue_size: int, class_code: int
-    ) -> VirtioDevice:
+    def _put(self, device: DeviceConfig, kind: Kind, queues: int, queue_size: int, class_code: int) -> None:
         driver, properties = device.driver, device.properties
         plane = vhost_user_plane(
             self._machine,
@@ -94,7 +93,7 @@ class VhostUserDevices:
         )
         plane.on_config = made.config_changed
         self.devices.append(made)
-        return made
+        self.planes.append(plane)
 
 
 def vhost_user_plane(

@@ -113,7 +113,7 @@ class VhostUserPlane:
         self._reconnector = Reconnector(connect, host.post, self._adopt)
         self._requests: BackendChannel | None = None
         join_global_barrier()
-        self._ring_watch = RingWatch(host.clock)
+        self.ring_watch = RingWatch(host.clock)
         try:
             self._connection: Connection | None = connect()
         except (OSError, PeerError) as error:
@@ -246,7 +246,7 @@ class VhostUserPlane:
             return
         assert self._memory is not None
         for index, vring in self._enabled():
-            self._ring_watch.add(self._memory, vring)
+            self.ring_watch.add(self._memory, vring)
             assert vring.call is not None
             self._host.listener.watch(vring.call.fd, functools.partial(self._called, vring.call))
             self._host.listener.watch(
@@ -259,7 +259,7 @@ class VhostUserPlane:
                 self._begin(self._connection)
             except PeerError as error:
                 self._lost(error)
-        self._ring_watch.start()
+        self.ring_watch.start()
 
     def _enabled(self) -> Iterable[tuple[int, Vring]]:
         return [(index, vring) for index, vring in enumerate(self._vrings) if vring.enabled]
@@ -305,7 +305,7 @@ class VhostUserPlane:
         if not self._running:
             return {}
         self._running = False
-        self._ring_watch.stop()
+        self.ring_watch.stop()
         bases = {}
         for index, vring in self._enabled():
             bases[index] = self._stop_vring(index, vring)
@@ -371,7 +371,7 @@ class VhostUserPlane:
         The answer to a question says that the back-end has noted all that it did before.
         """
         total = self._costs.total(self._listener_costs)
-        total.syscalls += self._ring_watch.kicks
+        total.syscalls += self.ring_watch.kicks
         if self._spent_there is None:
             return total
         if self._connection is not None:
