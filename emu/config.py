@@ -62,7 +62,7 @@ class DeviceConfig(NamedTuple):
 
 
 class ObjectConfig(NamedTuple):
-    """One `-object`: an iothread or a source of entropy."""
+    """One `-object`: an iothread, a source of entropy, or a capture of frames."""
 
     kind: str
     id: str

@@ -1,6 +1,5 @@
 """Network cards on the board, and what each is plugged into: `-device e1000|virtio-net-pci`, `-netdev`."""
 
-import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,7 +15,9 @@ from emu.dataplanes.split_control import WithControl
 from emu.dataplanes.types import DataPlane
 from emu.dataplanes.vhost import vhost_plane
 from emu.dataplanes.vhost_user.frontend import Kind
+from emu.devices.net.dump import MAX_LENGTH, Dumped, PcapFile
 from emu.devices.net.echo import EchoPort
+from emu.devices.net.link import Address, Connecting, Listening, StreamLink, connected
 from emu.devices.net.stream import StreamPeer
 from emu.devices.net.types import NetBackend
 from emu.devices.virtio import spec
@@ -72,6 +73,13 @@ class Nets:
         """The far end of a cable; closed with the machine."""
         backend = open_netdev(netdev)
         self._machine.on_close.append(backend.close)
+        for made in self._config.objects:
+            if made.kind == "filter-dump" and made.properties["netdev"] == netdev.id:
+                length = int(made.properties.get("maxlen", str(MAX_LENGTH)), 0)
+                file = PcapFile(f"-object filter-dump,id={made.id}", made.properties["file"], length)
+                self._machine.on_close.append(file.close)
+                self._machine.ledger.add_costs(file.costs)
+                backend = Dumped(backend, file)
         return backend
 
     # ---- e1000 -------------------------------------------------------------------------------------
@@ -88,7 +96,7 @@ class Nets:
         card = E1000(machine.memory, machine.clock, backend, self._mac(device), machine.post, name)
         self._pci.add(card.function, slot_of(self._pci, name, device.properties.get("addr")))
         machine.ledger.add_costs(card.costs)
-        machine.ledger.add_costs(backend.costs)
+        machine.ledger.add_costs_of(lambda: backend.costs)
         if backend.fd is not None:
             post, poll = machine.post, card.poll
             machine.listener.watch(backend.fd, lambda: post(poll))
@@ -174,12 +182,23 @@ def open_netdev(netdev: NetdevConfig) -> NetBackend:
         from emu.devices.net.passt import Passt  # noqa: PLC0415 - it starts a process
 
         return Passt(where, forwards=netdev.forwards)
-    if netdev.kind == "stream":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.connect(properties["addr.path"])
-        except OSError as error:
-            sock.close()
-            raise ConfigError(f"{where}: {properties['addr.path']}: {error.strerror}") from None
-        return StreamPeer(sock, netdev.id, takes_large=is_on(properties, "large", default=False))
-    raise ConfigError(f"{where}: not supported yet")
+    if netdev.kind == "tap":
+        from emu.devices.net.tap import Tap  # noqa: PLC0415 - as above
+
+        return Tap(properties["ifname"], where)
+    address = stream_address(netdev)
+    if "listen" in properties or is_on(properties, "server", default=False):
+        return StreamLink(Listening(address, where), netdev.id)
+    if seconds := int(properties.get("reconnect", "0"), 0):
+        return StreamLink(Connecting(address, seconds, where), netdev.id)
+    return StreamPeer(connected(address, where), netdev.id)
+
+
+def stream_address(netdev: NetdevConfig) -> Address:
+    """Where a `-netdev stream` or `socket` listens or connects; without a host at all addresses."""
+    properties = netdev.properties
+    if "addr.path" in properties:
+        return properties["addr.path"]
+    text = properties.get("listen", properties.get("connect", ""))
+    host, _, port = text.rpartition(":") if text else (properties["addr.host"], "", properties["addr.port"])
+    return host or "0.0.0.0", int(port, 0)

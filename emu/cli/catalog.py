@@ -237,6 +237,17 @@ OBJECTS: tuple[Driver, ...] = (
         (ID, Property("filename", TEXT, "a character device or pipe, default /dev/urandom")),
         required=("id",),
     ),
+    Driver(
+        "filter-dump",
+        "the frames of a netdev in a pcap file",
+        (
+            ID,
+            NETDEV,
+            Property("file", TEXT, "the file, which is written anew"),
+            Property("maxlen", _within(1, 1 << 20), "bytes kept of each frame, default 65536"),
+        ),
+        required=("id", "netdev", "file"),
+    ),
 )
 
 DEVICES_LATER: Mapping[str, str] = {

@@ -502,10 +502,11 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     drives = tuple(replace(drive, snapshot=True) if draft.snapshot else drive for drive in config.drives)
     config = replace(config, drives=_number_slots(drives))
     _check_references(config)
-    if config.netdevs or any("netdev" in device.properties for device in config.devices):
+    users = [device.properties for device in config.devices] + [made.properties for made in config.objects]
+    if config.netdevs or any("netdev" in properties for properties in users):
         from emu.cli.flags_net import check_netdevs  # noqa: PLC0415 - most command lines have none
 
-        check_netdevs(config.netdevs, config.devices)
+        check_netdevs(config.netdevs, config.devices, config.objects)
     return config
 
 
@@ -631,7 +632,7 @@ def _check_references(config: MachineConfig) -> None:
         ids.add(name or "")
     drives = {drive.id: drive for drive in config.drives if drive.id is not None}
     threads = [made.id for made in config.objects if made.kind == "iothread"]
-    sources = [made.id for made in config.objects if made.kind != "iothread"]
+    sources = [made.id for made in config.objects if made.kind.startswith("rng-")]
     users: dict[str, str] = {}
     for device in config.devices:
         name = device.properties.get("drive")

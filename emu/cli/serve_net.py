@@ -106,7 +106,7 @@ def _open(draft: Draft, loop: Loop) -> Served:
     with contextlib.ExitStack() as undo:
         capture = None
         if draft.pcap is not None:
-            capture = file = PcapFile(draft.pcap)
+            capture = file = PcapFile("--pcap", draft.pcap)
             undo.callback(file.close)
             costs.append(lambda: file.costs)
         if draft.echo:
@@ -122,7 +122,7 @@ def _open(draft: Draft, loop: Loop) -> Served:
 
 
 def _echo(capture: PcapFile | None) -> NetBackend:
-    return EchoPort() if capture is None else Dumped(EchoPort(), capture, owns=False)
+    return EchoPort() if capture is None else Dumped(EchoPort(), capture)
 
 
 def _way(uplink: str) -> Connect:

@@ -28,12 +28,12 @@ PIECES: Final = 512
 
 
 class PcapFile:
-    """Writes frames into the file `path`, each at once. Raises ConfigError.
+    """Writes frames into the file `path`, each at once. Raises ConfigError; `where` is its flag.
 
     Where the file takes no more, that is said once and the rest is not kept.
     """
 
-    def __init__(self, path: str, max_length: int = MAX_LENGTH) -> None:
+    def __init__(self, where: str, path: str, max_length: int = MAX_LENGTH) -> None:
         self._path, self._max_length = path, max_length
         self.costs = Costs()
         self._fd = -1
@@ -42,7 +42,7 @@ class PcapFile:
             os.write(self._fd, FILE_HEADER.pack(MAGIC, 2, 4, 0, 0, max_length, ETHERNET))
         except OSError as error:
             self.close()
-            raise ConfigError(f"{path}: {error.strerror}") from error
+            raise ConfigError(f"{where}: {path}: {error.strerror}") from error
 
     def write(self, frame: Buffers) -> None:
         """One frame, now."""
@@ -73,17 +73,17 @@ class PcapFile:
 
 
 class Dumped:
-    """A `NetBackend`: `backend`, every frame of which is written to `file`. It closes what it `owns`."""
+    """A `NetBackend`: `backend`, every frame of which is written to `file`, which is not its own."""
 
-    def __init__(self, backend: NetBackend, file: PcapFile, *, owns: bool = True) -> None:
-        self._backend, self._file, self._owns = backend, file, owns
+    def __init__(self, backend: NetBackend, file: PcapFile) -> None:
+        self._backend, self._file = backend, file
         self.name, self.guest_features = backend.name, backend.guest_features
         self.fd = backend.fd
 
     @property
     def costs(self) -> Costs:
-        """See `NetBackend`: those of the file, too."""
-        return self._backend.costs.total(self._file.costs) if self._owns else self._backend.costs
+        """See `NetBackend`: without those of the file."""
+        return self._backend.costs
 
     @property
     def on_ready(self) -> Callable[[], None]:
@@ -132,5 +132,3 @@ class Dumped:
     def close(self) -> None:
         """See `NetBackend`."""
         self._backend.close()
-        if self._owns:
-            self._file.close()
