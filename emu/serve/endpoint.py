@@ -4,13 +4,13 @@ import contextlib
 import logging
 import os
 import socket
-import stat
-from pathlib import Path
 from typing import Final
 
+from emu.bus.eventfd import EventFd
 from emu.dataplanes.vhost_user.channel import LIMIT_S, Channel, ConnectionLostError, Message
+from emu.dataplanes.vhost_user.listening import ListeningSocket
 from emu.dataplanes.vhost_user.messages import FLAG_REPLY, encode_u64
-from emu.errors import ConfigError, EmuError, PeerError
+from emu.errors import EmuError, PeerError
 from emu.serve.loop import Loop
 from emu.serve.session import Session
 from emu.serve.types import OpenDevice
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 16
 MESSAGES_A_TURN: Final = 16
 RETRY_S: Final = 1.0
-MAX_PATH: Final = 107  # sockaddr_un.sun_path without its end
 
 
 class Endpoint:
@@ -33,8 +32,8 @@ class Endpoint:
     def __init__(self, loop: Loop, path: str, open_device: OpenDevice, limit_s: float = LIMIT_S) -> None:
         self._loop, self.path, self._open_device, self.limit_s = loop, path, open_device, limit_s
         self._connection: Connection | None = None
-        self._socket = _listen(path)
-        self._identity = _identity(path)
+        self._listening = ListeningSocket(path, f"--socket {path}", BACKLOG)
+        self._socket = self._listening.sock
         self._watch()
 
     def _watch(self) -> None:
@@ -72,9 +71,7 @@ class Endpoint:
             self._loop.clear_timer(id(self))
             with contextlib.suppress(KeyError):  # it waits for its timer
                 self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
-        if _identity(self.path) == self._identity:
-            Path(self.path).unlink(missing_ok=True)
+        self._listening.close()
 
 
 class Connection:
@@ -87,8 +84,13 @@ class Connection:
         loop.watch(self._channel.fileno(), self._readable)
         loop.on_fault(id(self), self._faulted)
 
-    def _faulted(self, address: int) -> None:
-        if self._session.rings.holds(address):
+    def _faulted(self, what: int | EventFd) -> None:
+        rings = self._session.rings
+        if isinstance(what, EventFd):
+            if rings.signals(what):
+                log.warning("%s: the front-end's event blocks whoever signals it", self._endpoint.path)
+                self._end()
+        elif rings.holds(what):
             log.warning("%s: the front-end took memory away that it shares", self._endpoint.path)
             self._end()
 
@@ -156,47 +158,3 @@ class Connection:
         self._loop.unwatch(self._channel.fileno())
         self._session.close()
         self._channel.close()
-
-
-def _listen(path: str) -> socket.socket:
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise ConfigError(f"--socket {path}: longer than {MAX_PATH} bytes; try a shorter path")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        _remove_stale(path)
-        sock.bind(path)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"--socket {path}: {error.strerror}") from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the file of a socket whose process is gone. Raises ConfigError where somebody is there."""
-    try:
-        mode = Path(path).stat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"--socket {path}: it exists and is no socket; try another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
-            return
-    raise ConfigError(f"--socket {path}: another process listens there; try another path")
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file that is."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -9,16 +9,20 @@ Polling, no ring is ever armed: its driver sees that it need not kick. After IDL
 loop naps NAP_S between two looks, which is the longest that a request then waits.
 """
 
+import contextlib
 import os
 import select
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Final
 
 from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
 from emu.dataplanes.runner import QueueRunner
-from emu.errors import DriverError
+from emu.errors import DriverError, EmuError
 from emu.kernel.membarrier import global_barrier
 from emu.serve.guard import BusGuard
 from emu.serve.vring import Vring
@@ -31,7 +35,13 @@ LATE_S: Final = 0.001
 IDLE_S: Final = 0.05
 NAP_S: Final = 200e-6
 
+STUCK_S: Final = 0.5
+
 Call = Callable[[], None]
+
+
+class StuckError(EmuError):
+    """A front-end's event blocked whoever signalled it."""
 
 
 class Loop:
@@ -57,7 +67,10 @@ class Loop:
         self._idle_since = 0.0
         self._stopping = False
         self._guard = BusGuard()
-        self._on_fault: dict[int, Callable[[int], None]] = {}
+        self._on_fault: dict[int, Callable[[int | EventFd], None]] = {}
+        self._telling: EventFd | None = None
+        self._last_told = 0
+        self._stuck: list[EventFd] = []
         self._stop = EventFd("stop")
         self._epoll.register(self._stop.fd, select.EPOLLIN)
 
@@ -85,8 +98,10 @@ class Loop:
         """Is it still to come?"""
         return key in self._timers
 
-    def on_fault(self, key: int, call: Callable[[int], None]) -> None:
-        """Call `call` with the address when a page of shared memory turned out to be gone."""
+    def on_fault(self, key: int, call: Callable[[int | EventFd], None]) -> None:
+        """Call `call` when a front-end misused what it shares: a page of memory that is gone, by its address,
+        or an event that could not be signalled.
+        """
         self._on_fault[key] = call
 
     def forget_fault(self, key: int) -> None:
@@ -132,10 +147,22 @@ class Loop:
         """See `RingHost`."""
         self.costs.syscalls += 1
         self.tell()
+        self._telling = event
+        try:
+            while not self._wrote(event):
+                pass
+        except (BlockingIOError, StuckError):
+            return  # its counter is full: the front-end has not even looked yet
+        finally:
+            self._telling = None
+
+    def _wrote(self, event: EventFd) -> bool:
+        """False where the watchdog's tick came between: Python does not write again by itself."""
         try:
             event.write()
-        except BlockingIOError:
-            return  # its counter is full: the front-end has not even looked yet
+        except InterruptedError:
+            return False
+        return True
 
     def tell(self) -> None:
         """A front-end is about to learn something."""
@@ -148,13 +175,43 @@ class Loop:
         """Serve until `stop`."""
         self._guard.install()
         try:
-            while not self._stopping:
-                self.turn()
-                if address := self._guard.take():
-                    for call in list(self._on_fault.values()):
-                        call(address)
+            with self._watchdog():
+                while not self._stopping:
+                    self.turn()
+                    if address := self._guard.take():
+                        self._fault(address)
+                    while self._stuck:
+                        self._fault(self._stuck.pop())
         finally:
             self._guard.close()
+
+    def _fault(self, what: int | EventFd) -> None:
+        for call in list(self._on_fault.values()):
+            call(what)
+
+    @contextlib.contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        """End a signal that blocks. An event's non-blocking flag is its front-end's as well as ours.
+
+        Signals reach the main thread only; elsewhere there is no watchdog.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, self._tick)
+        signal.setitimer(signal.ITIMER_REAL, STUCK_S, STUCK_S)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def _tick(self, _number: int, _frame: FrameType | None) -> None:
+        event, told = self._telling, self.costs.syscalls
+        if event is not None and told == self._last_told:  # since the last tick
+            self._stuck.append(event)
+            raise StuckError("a front-end's event blocks")
+        self._last_told = told
 
     def turn(self) -> None:
         """Wait until something comes, where nothing is there and no ring is polled, and do it."""

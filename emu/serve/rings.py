@@ -18,7 +18,7 @@ from emu.errors import DriverError
 from emu.serve.log import DirtyLog
 from emu.serve.memory import MappedMemory, nobody
 from emu.serve.types import RingHost, ServedDevice
-from emu.serve.vring import Vring, signal, silent
+from emu.serve.vring import Vring, silent
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,10 @@ class Rings:
         others = (area.area for area in (self._log, self._inflight) if area is not None)
         return self.memory.holds(address) or any(area.holds(address) for area in others)
 
+    def signals(self, event: EventFd) -> bool:
+        """Is that one of this front-end's events?"""
+        return any(event in (vring.call, vring.error) for vring in self.vrings)
+
     # ---- starting and stopping ---------------------------------------------------------------------
 
     def pause(self) -> None:
@@ -88,14 +92,14 @@ class Rings:
         vring.runner = self._runner(vring, self._queue(vring, vring.addr, message))
         self._host.start_ring(vring)
         if vring.base:
-            ring_again(vring)
+            self._ring_again(vring)
 
     def set_call(self, vring: Vring, event: EventFd | None) -> None:
         """Signal another event from now on."""
         vring.set_call(event)
         if vring.runner is not None:
             vring.runner.call = self._bound_call(event)
-            ring_again(vring)
+            self._ring_again(vring)
 
     def _queue(self, vring: Vring, addr: VringAddr, message: str) -> SplitQueue:
         def place(field: str, at: int, length: int) -> int:
@@ -165,14 +169,13 @@ class Rings:
         event.bind(functools.partial(self._host.signal, event))
         return event
 
+    def _ring_again(self, vring: Vring) -> None:
+        """An interrupt may have been lost with whoever served this ring before: one too many does no harm."""
+        if vring.call is not None:
+            self._host.signal(vring.call)
+
     def _broken(self, index: int, error: DriverError) -> None:
         """The guest's driver broke a ring."""
         log.warning("%s: queue %d stops: %s", self._name, index, error)
         if (event := self.vrings[index].error) is not None:
-            signal(event)
-
-
-def ring_again(vring: Vring) -> None:
-    """An interrupt may have been lost with whoever served this ring before: one too many does no harm."""
-    if vring.call is not None:
-        signal(vring.call)
+            self._host.signal(event)

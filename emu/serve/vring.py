@@ -1,6 +1,5 @@
 """One vring of a front-end: what was set for it, and the events that came with it."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -77,12 +76,6 @@ def adopt_event(fd: int, message: str) -> EventFd:
         os.close(fd)
         raise
     return EventFd.adopt(fd, message)
-
-
-def signal(event: EventFd) -> None:
-    """Signal a peer's event; one whose counter is full is signalled already."""
-    with contextlib.suppress(BlockingIOError):
-        event.write()
 
 
 def silent() -> EventFd:

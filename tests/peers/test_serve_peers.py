@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from emu.dataplanes.vhost_user.channel import connect
+from emu.dataplanes.vhost_user.channel import ConnectionLostError, connect
 from emu.dataplanes.vhost_user.messages import Inflight, Request
 from emu.devices.virtio.spec import SECTOR
 from emu.serve.counters import read_counters
@@ -232,6 +232,25 @@ def test_back_ends_killed_under_load_lose_no_write_and_answer_none_twice(tmp_pat
         guest.write_until(last, last)
         assert sorted(guest.answered) == list(range(last))
         assert disk.read_bytes()[: last * SECTOR] == b"".join(map(pattern, range(last)))
+
+
+def test_a_call_that_blocks_ends_its_own_connection_only(tmp_path: Path) -> None:
+    """The flag that keeps us from blocking is the front-end's, too: it can take it away."""
+    disk, sockets = make_disk(tmp_path), [str(tmp_path / f"s{i}") for i in range(2)]
+    words = [word for path in sockets for word in ("--socket", path)]
+    with serving(*words, "--drive", f"file={disk},format=raw", sockets=2), ExitStack() as undo:
+        bad, guest = (Guest(path, undo) for path in sockets)
+        for front in (bad, guest):
+            front.connect()
+            assert front.read(1) == sector(1)
+        bad.called()
+        os.set_blocking(bad.call.fd, True)
+        os.eventfd_write(bad.call.fd, 2**64 - 2)
+        bad.add_read(2)
+        bad.kick.write()
+        with pytest.raises(ConnectionLostError):
+            bad.channel.receive()
+        assert guest.read(3) == sector(3)
 
 
 def test_it_ends_with_the_descriptor_it_was_told_to_watch(tmp_path: Path) -> None:
