@@ -85,6 +85,7 @@ class MachineConfig:
     either), "file:PATH", "pty", "unix:PATH,server=on|off,wait=on|off" or "vc" (a console of the display);
     the board does not look at it, it calls `serial_out`. `monitor` says the same of the monitor, which
     with "mux" is behind the Ctrl-A keys where COM1 has them, and `chardevs` of the devices' `chardev=ID`.
+    `sockets` are those of vhost-user back-ends by their id; of the `listening` ones the machine listens.
     `display` is "none" or "curses". `timeout_s` is host seconds, kept by the command's main loop, which calls
     `Machine.stop`.
 
@@ -113,6 +114,7 @@ class MachineConfig:
     display: str = "none"
     chardevs: Mapping[str, str] = field(default_factory=dict)
     sockets: Mapping[str, str] = field(default_factory=dict)
+    listening: tuple[str, ...] = ()
     no_reboot: bool = False
     hpet: bool = True
     engine: EngineChoice = "auto"

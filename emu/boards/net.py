@@ -161,11 +161,12 @@ class Nets:
         features = DATA_FEATURES if pairs > 1 else DATA_FEATURES & ~spec.NET_F_MQ
         plane = vhost_user_plane(
             machine,
-            self._config.sockets[netdev.properties["chardev"]],
-            Kind(spec.TYPE_NET, features),
+            self._config,
+            netdev.properties["chardev"],
+            Kind(spec.TYPE_NET, features, mtu=mtu),
             2 * pairs,
             size,
-            f"-netdev vhost-user,chardev={netdev.properties['chardev']}",
+            "-netdev vhost-user",
             netdev.properties.get("counters"),
         )
         control = NetControlOnly(mac, pairs, mtu)

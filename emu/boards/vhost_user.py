@@ -1,17 +1,18 @@
 """Devices whose queues another process serves: `vhost-user-blk-pci`, `vhost-user-fs-pci`."""
 
+import functools
 import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from emu.boards.virtio import put_on_pci
-from emu.bus.costs import Costs
+from emu.boards.virtio import is_on, put_on_pci
 from emu.bus.pci import PciBus
 from emu.bus.types import MsiTarget
 from emu.config import DeviceConfig, MachineConfig
-from emu.dataplanes.vhost_user.channel import connect
+from emu.dataplanes.vhost_user.channel import Channel
 from emu.dataplanes.vhost_user.connection import Connection
 from emu.dataplanes.vhost_user.counters import read_counters
+from emu.dataplanes.vhost_user.dialling import Client, Dialler, Server
 from emu.dataplanes.vhost_user.frontend import Kind, VhostUserPlane
 from emu.devices.virtio import spec
 from emu.devices.virtio.device import VirtioDevice
@@ -57,6 +58,8 @@ class VhostUserDevices:
         properties = device.properties
         queues = int(properties.get("num-queues", "1"), 0)
         features = BLK_FEATURES | (spec.BLK_F_MQ if queues > 1 else 0)
+        if not is_on(properties, "config-wce", default=True):
+            features &= ~spec.BLK_F_CONFIG_WCE
         kind = Kind(spec.TYPE_BLK, features, BLK_CONFIG_SIZE, own={BLK_QUEUES_AT: struct.pack("<H", queues)})
         self._put(device, kind, queues, int(properties.get("queue-size", "128"), 0), CLASS_STORAGE)
 
@@ -73,11 +76,12 @@ class VhostUserDevices:
         driver, properties = device.driver, device.properties
         plane = vhost_user_plane(
             self._machine,
-            self._config.sockets[properties["chardev"]],
+            self._config,
+            properties["chardev"],
             kind,
             queues,
             queue_size,
-            f"-device {driver},chardev={properties['chardev']}",
+            f"-device {driver}",
             properties.get("counters"),
         )
         name = properties.get("id", f"{driver.removesuffix('-pci')}{len(self.devices)}")
@@ -98,31 +102,39 @@ class VhostUserDevices:
 
 def vhost_user_plane(
     machine: Machine,
-    path: str,
+    config: MachineConfig,
+    chardev: str,
     kind: Kind,
     queues: int,
     queue_size: int,
     where: str,
     counters: str | None = None,
 ) -> VhostUserPlane:
-    """A data plane at the back-end that listens at `path`; the machine closes it.
+    """A data plane at the back-end behind the socket `chardev`; the machine closes it.
 
     `counters` is a file where the back-end keeps what it spends. Raises ConfigError that begins with `where`.
     """
+    path = config.sockets[chardev]
+    where = f"{where},chardev={chardev} ({path})"
+    dialler: Dialler = Server(path, where) if chardev in config.listening else Client(path)
+    machine.on_close.insert(0, dialler.close)
 
-    def dial() -> Connection:
-        channel = connect(path)
+    def negotiate(channel: Channel) -> Connection:
         try:
             return Connection(channel, queues)
         except BaseException:
             channel.close()
             raise
 
-    spent: Callable[[], Costs] | None = None
-    if counters is not None:
-        spent = lambda: read_counters(counters)  # noqa: E731 - one line says it
     plane = VhostUserPlane(
-        dial, kind, queues, queue_size, machine, where=f"{where} ({path})", spent_there=spent
+        lambda: negotiate(dialler.first()),
+        kind,
+        queues,
+        queue_size,
+        machine,
+        where=where,
+        spent_there=None if counters is None else functools.partial(read_counters, counters),
+        again=lambda: negotiate(dialler()),
     )
     machine.on_close.insert(0, plane.close)
     return plane

@@ -102,7 +102,7 @@ PORT: tuple[Property, ...] = (
 
 NETDEV = Property("netdev", TEXT, "the id of a -netdev")
 MAC = Property("mac", Kind("xx:xx:xx:xx:xx:xx", _mac), "the card's address, default 52:54:00:12:34:56 and on")
-CHARDEV = Property("chardev", TEXT, "the id of a -chardev socket, where the back-end listens")
+CHARDEV = Property("chardev", TEXT, "the id of a -chardev socket, where the back-end is")
 COUNTERS = Property("counters", TEXT, "the file where the back-end keeps what it spends", ours=True)
 
 DRIVERS: tuple[Driver, ...] = (
@@ -205,6 +205,7 @@ DRIVERS: tuple[Driver, ...] = (
             Property(
                 "queue-size", Kind("2..1024", _queue_size), "descriptors a queue, a power of two, default 128"
             ),
+            Property("config-wce", SWITCH, "let the driver switch the write cache, default on"),
             *RING,
             COUNTERS,
         ),

@@ -489,7 +489,7 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     serial = _chosen_serial(draft)
     monitor = _chosen_monitor(draft, serial)
     used = _used_chardevs(draft, serial)
-    config = replace(draft.config, serial=serial, monitor=monitor, sockets=_take_sockets(draft, used))
+    config = _take_sockets(replace(draft.config, serial=serial, monitor=monitor), used)
     vga = not draft.no_defaults if draft.vga is None else draft.vga
     config = replace(config, chardevs=used, vga=vga)
     config = _place_image(config, draft.image, is_kernel)
@@ -574,20 +574,23 @@ def _chardev_users(config: MachineConfig) -> list[tuple[str, str]]:
     return [(user, properties["chardev"]) for user, properties in users if "chardev" in properties]
 
 
-def _take_sockets(draft: Draft, used: dict[str, str]) -> dict[str, str]:
-    """Take out those of `used` where a back-end listens that serves a device: its path, by the id."""
-    found: dict[str, str] = {}
-    for user, name in _chardev_users(draft.config):
+def _take_sockets(config: MachineConfig, used: dict[str, str]) -> MachineConfig:
+    """Take the sockets of vhost-user back-ends out of `used`, into the configuration."""
+    paths: dict[str, str] = {}
+    listening: list[str] = []
+    for user, name in _chardev_users(config):
         if not user.partition(" ")[2].startswith("vhost-user"):
             continue
         kind, _, rest = used.pop(name).partition(":")
-        path, _, role = rest.rpartition(",")
-        if kind != "unix" or role != "server=off":
+        path, _, role = rest.rpartition(",server=")
+        if kind != "unix":
             raise ConfigError(
-                f"{user}: chardev {name} is no client of a socket; give -chardev socket,id={name},path=PATH"
+                f"{user}: chardev {name} is no socket; give -chardev socket,id={name},path=PATH"
             )
-        found[name] = path.replace(",,", ",")
-    return found
+        paths[name] = path.replace(",,", ",")
+        if role != "off":
+            listening.append(name)
+    return replace(config, sockets=paths, listening=tuple(listening))
 
 
 def _place_image(config: MachineConfig, image: str | None, is_kernel: Callable[[str], bool]) -> MachineConfig:

@@ -13,6 +13,7 @@ from emu.errors import PeerError
 log = logging.getLogger("emu.vhost_user")
 
 REFUSED = 1
+MESSAGES_A_TURN = 16
 
 
 class BackendChannel:
@@ -23,6 +24,7 @@ class BackendChannel:
     ) -> None:
         self._channel = Channel(ours, names=BackendRequest)
         self._watcher, self._config_changed, self._post = watcher, config_changed, post
+        self._told = False  # the vCPU thread has not looked yet: one call is enough
         watcher.watch(self._channel.fileno(), self._readable)
 
     @classmethod
@@ -50,8 +52,11 @@ class BackendChannel:
 
     def _readable(self) -> None:
         try:
-            while (message := self._channel.poll_message()) is not None:
+            for _ in range(MESSAGES_A_TURN):
+                if (message := self._channel.poll_message()) is None:
+                    return
                 self._answer(message)
+            self._watcher.watch(self._channel.fileno(), self._readable)  # others first, then the rest
         except ConnectionLostError:
             self.close()
         except PeerError as error:
@@ -62,7 +67,12 @@ class BackendChannel:
         """CONFIG_CHANGE_MSG is heeded; a page of the back-end's in the guest's address space is refused."""
         known = message.request == BackendRequest.CONFIG_CHANGE_MSG and not message.body and not message.fds
         message.close()
-        if known:
-            self._post(self._config_changed)
+        if known and not self._told:
+            self._told = True
+            self._post(self._tell)
         if message.need_reply:
             self._channel.offer(message.request, encode_u64(0 if known else REFUSED), flags=FLAG_REPLY)
+
+    def _tell(self) -> None:
+        self._told = False
+        self._config_changed()

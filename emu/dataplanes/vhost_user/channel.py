@@ -10,6 +10,7 @@ import enum
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -220,10 +221,16 @@ class Channel:
 
 
 def connect(path: str, *, limit_s: float = LIMIT_S) -> Channel:
-    """A channel to the back-end that listens at `path`. Raises OSError."""
+    """A channel to the back-end that listens at `path`. Raises OSError, also when it is too slow."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(limit_s))
         sock.connect(path)
         undo.pop_all()
     return Channel(sock, limit_s=limit_s)
+
+
+def _timeval(seconds: float) -> bytes:
+    """`struct timeval`."""
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))

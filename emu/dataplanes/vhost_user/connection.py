@@ -22,6 +22,7 @@ from emu.dataplanes.vhost_user.messages import (
     PROTOCOL_F_INFLIGHT_SHMFD,
     PROTOCOL_F_LOG_SHMFD,
     PROTOCOL_F_MQ,
+    PROTOCOL_F_MTU,
     PROTOCOL_F_REPLY_ACK,
     PROTOCOL_F_STATUS,
     Config,
@@ -42,6 +43,7 @@ PROTOCOL_FEATURES: Final = (
     PROTOCOL_F_MQ
     | PROTOCOL_F_LOG_SHMFD
     | PROTOCOL_F_REPLY_ACK
+    | PROTOCOL_F_MTU
     | PROTOCOL_F_BACKEND_REQ
     | PROTOCOL_F_CONFIG
     | PROTOCOL_F_INFLIGHT_SHMFD
@@ -125,6 +127,11 @@ class Connection:
         """The driver writes the configuration."""
         self._need(PROTOCOL_F_CONFIG, "SET_CONFIG", "CONFIG")
         self._tell(Request.SET_CONFIG, Config(offset, CONFIG_WRITABLE, data).encode())
+
+    def set_mtu(self, mtu: int) -> None:
+        """What the card tells its driver; nothing where the back-end does not want it."""
+        if self.protocol & PROTOCOL_F_MTU:
+            self._tell(Request.NET_SET_MTU, encode_u64(mtu))
 
     def set_status(self, status: int) -> None:
         """The device status that the driver wrote; nothing where the back-end does not want it."""

@@ -66,6 +66,7 @@ class Kind:
 
     `features` are the type's bits that may pass from the back-end to the driver. `config_size` bytes of
     configuration come from the back-end (0: `config` is the VMM's own), but for `own`: bytes by their place.
+    `mtu` is what a network card tells its driver, 0 nothing.
     """
 
     device_type: int
@@ -73,11 +74,13 @@ class Kind:
     config_size: int = 0
     config: bytes = b""
     own: Mapping[int, bytes] = field(default_factory=dict)
+    mtu: int = 0
 
 
 class VhostUserPlane:
     """A `DataPlane`. `connect` makes a negotiated connection to the one back-end; `where` is for messages.
 
+    `again` does so once the first one is lost; without it `connect` does.
     Raises ConfigError where there is none, or one that cannot serve this device.
     """
 
@@ -94,6 +97,7 @@ class VhostUserPlane:
         *,
         where: str,
         spent_there: Callable[[], Costs] | None = None,
+        again: Callable[[], Connection] | None = None,
     ) -> None:
         self.device_type, self.queues = kind.device_type, queues
         self._kind, self._queue_size, self._host, self._where = kind, queue_size, host, where
@@ -110,7 +114,7 @@ class VhostUserPlane:
         self._costs = Costs()
         self._listener_costs = Costs()
         self._errors = [EventFd(f"{where} error {i}") for i in range(queues)]
-        self._reconnector = Reconnector(connect, host.post, self._adopt)
+        self._reconnector = Reconnector(again or connect, host.post, self._adopt)
         self._requests: BackendChannel | None = None
         join_global_barrier()
         self.ring_watch = RingWatch(host.clock)
@@ -168,7 +172,7 @@ class VhostUserPlane:
         self._reconnector.start()
 
     def _dismiss(self, connection: Connection) -> None:
-        self._host.listener.unwatch(connection.channel.fileno())
+        self._host.listener.unwatch(connection.channel.fileno())  # harmless where it was not welcome
         if self._requests is not None:
             self._requests.close()
             self._requests = None
@@ -177,14 +181,9 @@ class VhostUserPlane:
 
     def _adopt(self, connection: Connection) -> None:
         """A back-end listens again. vCPU thread."""
-        missing = self.features & ~connection.features
-        if missing:
-            log.warning("%s: the new back-end lacks features %#x; it is not used", self._where, missing)
-            connection.close()
-            self._reconnector.start()
-            return
         self._connection = connection
         try:
+            self._compare(connection)
             self._welcome(connection)
             if self._running:
                 for vring in self._vrings:
@@ -195,6 +194,16 @@ class VhostUserPlane:
             self._lost(error)
             return
         log.warning("%s: the back-end is back", self._where)
+
+    def _compare(self, connection: Connection) -> None:
+        """Another back-end must do what the driver was promised; its configuration may be another one."""
+        missing = self.features & ~connection.features
+        if missing:
+            raise PeerError(f"it lacks features {missing:#x} that the device has")
+        config = self._read_config(connection)
+        if config != self._config:
+            self._config = config
+            self.on_config()
 
     def _used_idx(self, vring: Vring) -> int:
         """Where a ring of a back-end that died goes on: after the last answer that the driver can see."""
@@ -275,6 +284,8 @@ class VhostUserPlane:
     def _begin(self, connection: Connection) -> None:
         """Everything that a back-end must know before it serves the rings."""
         assert self._memory is not None
+        if self._kind.mtu:
+            connection.set_mtu(self._kind.mtu)
         connection.set_features(self._accepted | connection.features & F_PROTOCOL_FEATURES)
         connection.set_status(NEGOTIATED)
         if not self._memory_sent:
@@ -393,7 +404,7 @@ class VhostUserPlane:
 
 
 def _reason(error: OSError | PeerError) -> str:
-    return str(error.strerror) if isinstance(error, OSError) else str(error)
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _nobody(_index: int, _error: DriverError) -> None:

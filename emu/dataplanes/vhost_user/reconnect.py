@@ -1,7 +1,9 @@
 """Waiting for a back-end to come back, on a thread of its own: a connection may take its time."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,12 +15,17 @@ log = logging.getLogger("emu.vhost_user")
 
 FIRST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 1.0
+SHORT_LIFE_S: Final = 0.02
+"""A back-end that leaves sooner than that is no good either."""
 EAGER: Final = 1000
 """Tries with the first pause; then they get rarer, for a back-end that may never come."""
 
 
 class Reconnector:
-    """Tries `connect` until it works, then has `adopt` called by `post`. Used from the vCPU thread."""
+    """Tries `connect` until it works, then has `adopt` called by `post`. Used from the vCPU thread.
+
+    Where a back-end is lost within `adopt` or right after it, the pauses before the next ones get longer.
+    """
 
     def __init__(
         self, connect: Callable[[], Connection], post: Post, adopt: Callable[[Connection], None]
@@ -27,6 +34,7 @@ class Reconnector:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._found: Connection | None = None
+        self._before_s, self._adopted_at = 0.0, -math.inf
 
     def start(self) -> None:
         """Begin to try; one thread at a time."""
@@ -34,6 +42,8 @@ class Reconnector:
             return
         if self._thread is not None:
             self._thread.join()  # it has handed its connection over, so it is at its end
+        short = time.monotonic() - self._adopted_at < SHORT_LIFE_S
+        self._before_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self._before_s)) if short else 0.0
         self._thread = threading.Thread(target=self._main, name="vhost-user-reconnect", daemon=True)
         self._thread.start()
 
@@ -48,6 +58,7 @@ class Reconnector:
 
     def _main(self) -> None:
         pause, tries, said = FIRST_PAUSE_S, 0, ""
+        self._closing.wait(self._before_s)
         while not self._closing.is_set():
             try:
                 self._found = self._connect()
@@ -67,5 +78,8 @@ class Reconnector:
 
     def _hand_over(self) -> None:
         found, self._found = self._found, None
-        if found is not None:
-            self._adopt(found)
+        if found is None:
+            return
+        self._adopted_at = math.inf  # a start from within is one of a short life
+        self._adopt(found)
+        self._adopted_at = time.monotonic()

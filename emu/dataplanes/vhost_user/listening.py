@@ -1,0 +1,68 @@
+"""A socket file of our own where a peer connects: `emu serve --socket`, `-chardev socket,server=on`."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from emu.errors import ConfigError
+
+MAX_PATH: Final = 107  # sockaddr_un.sun_path without its end
+
+
+class ListeningSocket:
+    """Listens at `path`; `where` begins its errors. `sock` does not wait, unless its owner lets it.
+
+    A socket file that nobody listens at any more is replaced. Raises ConfigError.
+    """
+
+    def __init__(self, path: str, where: str, backlog: int = 1) -> None:
+        self.path = path
+        if len(os.fsencode(path)) > MAX_PATH:
+            raise ConfigError(f"{where}: longer than {MAX_PATH} bytes; try a shorter path")
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            _remove_stale(path, where)
+            self.sock.bind(path)
+            self.sock.listen(backlog)
+            self.sock.setblocking(False)
+        except OSError as error:
+            self.sock.close()
+            raise ConfigError(f"{where}: {error.strerror}") from error
+        except BaseException:
+            self.sock.close()
+            raise
+        self._identity = _identity(path)
+
+    def close(self) -> None:
+        """Listen no more; the file goes if it is still ours."""
+        self.sock.close()
+        if _identity(self.path) == self._identity:
+            Path(self.path).unlink(missing_ok=True)
+
+
+def _remove_stale(path: str, where: str) -> None:
+    """Remove the file of a socket whose process is gone. Raises ConfigError where somebody is there."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{where}: it exists and is no socket; try another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise ConfigError(f"{where}: another process listens there; try another path")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file that is."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
