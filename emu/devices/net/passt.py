@@ -6,13 +6,18 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
+from emu.devices.net.offload import IPV4_HEADER
 from emu.devices.net.stream import StreamPeer
+from emu.devices.net.types import MIN_FRAME
 from emu.errors import ConfigError
 
 ADDRESS, NETMASK, GATEWAY = "10.0.2.15", "24", "10.0.2.2"
 """What QEMU's user network gives its first guest; the gateway's address is the host's loopback."""
 MTU: Final = 65520
 PATIENCE_S: Final = 5
+PADDED: Final = 64
+"""Bytes up to which a frame may have padding at its end."""
+IPV4, IPV4_LENGTH_AT = b"\x08\x00", 16
 
 
 class Passt(StreamPeer):
@@ -46,6 +51,13 @@ class Passt(StreamPeer):
                 raise ConfigError(f"{name}: {program}: {error.strerror}") from None
         super().__init__(ours, name, takes_large=True)
 
+    def _send(self, pieces: list[memoryview | bytes | bytearray], length: int) -> None:
+        """One frame, without Ethernet's padding: passt of 2023 takes it for data of the TCP packet."""
+        if length <= PADDED:
+            frame = unpadded(b"".join(pieces))
+            pieces, length = [frame], len(frame)
+        super()._send(pieces, length)
+
     def close(self) -> None:
         """See `NetBackend`. passt ends when its connection does."""
         super().close()
@@ -56,3 +68,11 @@ class Passt(StreamPeer):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def unpadded(frame: bytes) -> bytes:
+    """An Ethernet frame up to the end of its IPv4 packet; any other frame as it is."""
+    if len(frame) < MIN_FRAME + IPV4_HEADER or frame[MIN_FRAME - 2 : MIN_FRAME] != IPV4:
+        return frame
+    length = int.from_bytes(frame[IPV4_LENGTH_AT : IPV4_LENGTH_AT + 2], "big")
+    return frame[: MIN_FRAME + length] if length >= IPV4_HEADER else frame
