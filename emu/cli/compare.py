@@ -11,21 +11,24 @@ from typing import Final, TextIO
 
 from emu.cli.exits import write_json
 from emu.cli.images import resolve
+from emu.cli.mainloop import ENDING
 from emu.cli.options import Option, help_text, nearest, number, parse
 from emu.cli.output import Sink
 from emu.cli.paths import PATHS
 from emu.cli.session import Session
-from emu.compare.measure import WIRING, Row, measure
+from emu.compare.machines import paths_of
+from emu.compare.measure import Row, measure
 from emu.compare.report import Comparison, Host, document, print_plain, print_rich
-from emu.compare.workloads import OPS, QUEUE_SIZE, PatternDisk, Workload, check
+from emu.compare.workloads import OPS, QUEUE_SIZE, Medium, PatternDisk, PatternFrames, Workload, check
 from emu.config import MachineConfig, Outcome
 from emu.errors import ConfigError
 from emu.machine import Machine
 
-OPS_LATER: Final = ("net-rr", "net-stream")
 NOT_AS_BUDGETED: Final = 1
+MOST_GUESTS: Final = 64
 USAGE: Final = """\
-usage: emu compare [--paths A,B] [--op OP] [--bs N] [--qd N] [--count N] [--json FILE|-] [--html FILE]
+usage: emu compare [--paths A,B] [--op OP] [--bs N] [--qd N] [--count N] [--vms N]
+                   [--json FILE|-] [--html FILE]
 
 Let the same guest do the same work over each path, check every byte, and print what it cost."""
 EPILOG: Final = """\
@@ -42,6 +45,7 @@ class Draft:
     bs: int = 4096
     qd: int = 1
     count: int = 1000
+    vms: int = 1
     json: str | None = None
     html: str | None = None
     help: bool = False
@@ -54,30 +58,24 @@ def _set_paths(draft: Draft, text: str) -> None:
     for name in text.split(","):
         if name in later:
             raise ConfigError(f'path "{name}" is {later[name]}; there is {", ".join(ready)}')
-        if name not in ready or name not in WIRING:
+        if name not in ready:
             raise ConfigError(f'"{name}" is no path; {nearest(name, ready)}')
         if name not in draft.paths:
             draft.paths.append(name)
 
 
 def _set_op(draft: Draft, text: str) -> None:
-    if text in OPS_LATER:
-        raise ConfigError(f"{text} is not built yet; there is {', '.join(OPS)}")
     if text not in OPS:
         raise ConfigError(f'"{text}" is no operation; {nearest(text, OPS)}')
     draft.op = text
 
 
-def _set_vms(_draft: Draft, text: str) -> None:
-    if number("vms", text, 1, 1024) > 1:
-        raise ConfigError("several machines at once are not built yet; --vms 1 works")
-
-
 def _setter(name: str, most: int) -> "Option[Draft]":
     helps = {
-        "bs": "bytes a request, a multiple of 512; default 4096",
+        "bs": "bytes a request, a multiple of 512, of a frame one of 64 up to 8192; default 4096",
         "qd": f"requests in flight, 1 to {QUEUE_SIZE}; default 1 (IDE: always 1)",
         "count": "requests; default 1000",
+        "vms": "guests at once, a process each, on one back-end where that serves many; default 1",
     }
     return Option(
         name,
@@ -94,7 +92,7 @@ TABLE: Final[tuple[Option[Draft], ...]] = (
     _setter("bs", 1 << 30),
     _setter("qd", 1 << 16),
     _setter("count", 1 << 40),
-    Option("vms", "N", _set_vms, "machines at once; 1 for now", ours=True),
+    _setter("vms", MOST_GUESTS),
     Option(
         "json",
         "FILE",
@@ -123,17 +121,26 @@ def run(argv: list[str], out: TextIO) -> int:
     work = Workload(draft.op, draft.bs, draft.qd, draft.count)
     check(work)
     _check_writable(draft)
-    paths = draft.paths or [path.name for path in PATHS if not path.missing and path.name in WIRING]
+    paths = _paths(draft)
     runner = Runner()
-    rows = measure_all(paths, work, runner)
+    rows = measure_all(paths, work, draft.vms, runner)
     if runner.signal_number:
         return 128 + runner.signal_number
     reasons = {path.name: f"{path.server}: {path.doorbell}" for path in PATHS}
-    comparison = Comparison(work, Host.this(), rows, reasons)
+    comparison = Comparison(work, Host.this(), rows, reasons, draft.vms)
     _show(comparison, draft, out)
     for line in comparison.complaints():
         print(f"emu: compare: {line}", file=sys.stderr)
     return NOT_AS_BUDGETED if comparison.complaints() else 0
+
+
+def _paths(draft: Draft) -> list[str]:
+    """Those that were asked for, or all that carry the operation. Raises ConfigError."""
+    possible = paths_of(draft.op)
+    for name in draft.paths:
+        if name not in possible:
+            raise ConfigError(f'path "{name}" does not carry {draft.op}; {", ".join(possible)} do')
+    return draft.paths or list(possible)
 
 
 def _refuse(_draft: Draft, word: str) -> None:
@@ -160,21 +167,40 @@ def _show(comparison: Comparison, draft: Draft, out: TextIO) -> None:
         (print_rich if out.isatty() else print_plain)(comparison, out)
 
 
-def measure_all(paths: list[str], work: Workload, runner: "Runner") -> list[Row]:
+def measure_all(paths: list[str], work: Workload, vms: int, runner: "Runner") -> list[Row]:
     """One row a path, in order; fewer where a signal came. Raises ConfigError."""
     image = resolve("iobench")
     if not os.path.exists(image):  # noqa: PTH110 - as above
         raise ConfigError("the guest image iobench is missing; make images builds it")
     rows: list[Row] = []
     with _folder() as folder, _progress(len(paths)) as progress:
-        progress(0, "disk")
-        disk = PatternDisk(os.path.join(folder, "pattern.img"), work)  # noqa: PTH118 - as above
+        progress(0, "frames" if work.nets else "disk")
+        media = [_medium(work, folder, guest) for guest in range(vms)]
         for done, path in enumerate(paths):
             progress(done, path)
-            row = measure(path, work, disk, image, runner)
+            found = _measure(path, work, media, image, runner)
             if runner.signal_number:
                 break
-            rows.append(row)
+            rows += found
+    return rows
+
+
+def _medium(work: Workload, folder: str, guest: int) -> Medium:
+    """What one guest works on."""
+    if work.nets:
+        return PatternFrames(work)
+    return PatternDisk(os.path.join(folder, f"pattern-{guest}.img"), work)  # noqa: PTH118 - as above
+
+
+def _measure(path: str, work: Workload, media: list[Medium], image: str, runner: "Runner") -> list[Row]:
+    """One row; none where a signal came first."""
+    if len(media) == 1:
+        return [measure(path, work, media[0], image, runner)]
+    from emu.compare.fleet import measure_all_at_once  # noqa: PLC0415 - only where it is asked for
+
+    rows: list[Row] = []
+    with runner.ended_by_signals():
+        rows.append(measure_all_at_once(path, work, media, image))
     return rows
 
 
@@ -189,6 +215,10 @@ def _folder() -> Iterator[str]:
         yield name
 
 
+class _EndedError(BaseException):
+    """A signal came."""
+
+
 class Runner:
     """Runs machines so that a signal ends them cleanly; then `signal_number` is not 0."""
 
@@ -199,10 +229,31 @@ class Runner:
         """Run one machine to its end, on this thread."""
         with Session(MachineConfig(), _Nothing(), None, keys=False) as session:
             outcome = session.run(machine)
-        self.signal_number = session.signal_number
-        if self.signal_number:
-            print(f"emu: compare: ended by {signal.Signals(self.signal_number).name}", file=sys.stderr)
+        self._note(session.signal_number)
         return outcome
+
+    @contextlib.contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """Machines of other processes are run inside; a signal leaves it early."""
+
+        def leave(number: int, _frame: object) -> None:
+            for each in ENDING:
+                signal.signal(each, signal.SIG_IGN)
+            raise _EndedError(number)
+
+        before = {number: signal.signal(number, leave) for number in ENDING}
+        try:
+            yield
+        except _EndedError as ended:
+            self._note(ended.args[0])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int) -> None:
+        self.signal_number = number
+        if number:
+            print(f"emu: compare: ended by {signal.Signals(number).name}", file=sys.stderr)
 
 
 class _Nothing(Sink):

@@ -19,6 +19,7 @@ class Path(NamedTuple):
 
 PATHS: Final = (
     Path("ide-pio", "device model on the vCPU thread", "every register and data word exits", ""),
+    Path("e1000", "device model on the vCPU thread", "each register exits, served inline", ""),
     Path("virtio", "device model on the vCPU thread", "one exit, queue served inline", ""),
     Path("virtio-iothread", "I/O thread of the VMM", "light exit, thread, irq through the VMM", ""),
     Path("vhost", "kernel-style worker thread", "light exit, worker, irqfd", ""),

@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -23,19 +24,40 @@ class Backend(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(kind: str, flags: Sequence[str], folder: str, guests: int = 1) -> Iterator[Backend]:
-    """Run `emu serve KIND FLAGS` with its sockets in `folder`. Raises ConfigError where it does not start."""
-    paths = tuple(os.path.join(folder, f"{kind}-{n}") for n in range(guests))  # noqa: PTH118 - pathlib is slow
-    counters = os.path.join(folder, f"{kind}-counters")  # noqa: PTH118 - as above
-    words = [sys.executable, "-m", "emu", "serve", kind, *flags, "--counters", counters]
-    for path in paths:
-        words += ["--socket", path]
+def served(kind: str, flags: Sequence[str], guests: int = 1) -> Iterator[Backend]:
+    """Run `emu serve KIND FLAGS` with a socket for each guest. It ends with this process at the latest.
+
+    Raises ConfigError where it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="emu-serve-") as folder:
+        backend = Backend(tuple(f"{folder}/{n}" for n in range(guests)), f"{folder}/counters")
+        ours, theirs = os.pipe()
+        try:
+            words = [sys.executable, "-m", "emu", "serve", kind, *flags, "--counters", backend.counters]
+            words += ["--while-fd", str(ours)]
+            for path in backend.sockets:
+                words += ["--socket", path]
+            with _running(words, ours) as process:
+                _wait(process, guests)
+                yield backend
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+
+@contextlib.contextmanager
+def _running(words: Sequence[str], inherited: int) -> "Iterator[subprocess.Popen[bytes]]":
+    """The process, ended at the end."""
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(inherited,),
+        process_group=0,  # the terminal's Ctrl-C is for us, who end it
     )
     try:
-        _wait(process, guests)
-        yield Backend(paths, counters)
+        yield process
     finally:
         process.terminate()
         try:

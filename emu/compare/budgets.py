@@ -1,5 +1,7 @@
 """What a piece of work must cost on each path: formulas, compared with what the ledger counted.
 
+Those for frames are in `net_budgets`.
+
 A budget is for the whole run, in events and bytes, so that it is whole numbers: a range (low, high) for each
 field, low = high where the path is deterministic. Where another thread serves the queue, it and the guest
 decide by their speed how many requests share one doorbell or one interrupt; the range is what the protocol
@@ -16,65 +18,15 @@ share the system call.
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from emu.compare.workloads import SECTOR, Workload, random_sequence
+from emu.compare.counts import Budget, Range, exactly
+from emu.compare.net_budgets import NET_BUDGETS
+from emu.compare.workloads import NET_OPS, SECTOR, Workload, random_sequence, rounds
 
 DRIVE_BUFFER: Final = 128
 """Sectors that the drive model reads from its medium at once."""
 LBA28_SECTORS, LBA48_SECTORS = 256, 65536
 RUN_BYTES: Final = 1 << 20
 """Bytes of neighbouring virtio requests that one system call moves; a longer request has its own."""
-
-
-class Range(NamedTuple):
-    """From `low` to `high`, both included."""
-
-    low: int
-    high: int
-
-    def holds(self, value: int) -> bool:
-        """True where `value` is within."""
-        return self.low <= value <= self.high
-
-    @property
-    def exact(self) -> bool:
-        """True where only one value is right."""
-        return self.low == self.high
-
-
-class Counts(NamedTuple):
-    """What a run cost, all requests together. Fields in the order of every report."""
-
-    exits: int
-    light_exits: int
-    irqchip_exits: int
-    interrupts: int
-    handoffs: int
-    bytes_copied: int
-    bytes_dma: int
-    syscalls: int
-
-
-class Budget(NamedTuple):
-    """The ranges of the same fields."""
-
-    exits: Range
-    light_exits: Range
-    irqchip_exits: Range
-    interrupts: Range
-    handoffs: Range
-    bytes_copied: Range
-    bytes_dma: Range
-    syscalls: Range
-
-    def misses(self, counts: Counts) -> list[str]:
-        """The fields that are out of their range."""
-        pairs = zip(Counts._fields, self, counts, strict=True)
-        return [name for name, allowed, count in pairs if not allowed.holds(count)]
-
-
-def exactly(value: int) -> Range:
-    """One value."""
-    return Range(value, value)
 
 
 class AtaTransfer(NamedTuple):
@@ -175,25 +127,6 @@ def virtio(work: Workload) -> Budget:
     )
 
 
-def wish(in_flight: int, event_idx: bool) -> int:
-    """Completions after which the guest wants its interrupt: 1 below 8 in flight, else 3/4 of them and 1."""
-    return in_flight * 3 // 4 + 1 if event_idx and in_flight >= 8 else 1
-
-
-def rounds(work: Workload) -> tuple[int, int]:
-    """The guest's rounds with something to submit after the first, and the rounds without, at the end.
-
-    Each round waits for `wish` completions and submits as many requests anew while there are any.
-    """
-    event_idx = work.features.event_idx
-    left = min(work.qd, work.count)
-    refilling, ending = -(-(work.count - left) // wish(work.qd, event_idx)), 0
-    while left > 0:
-        left -= wish(left, event_idx)
-        ending += 1
-    return refilling, ending
-
-
 def fewest_transfers(work: Workload) -> int:
     """System calls that move the data, where the worker's looks fall as well as they can.
 
@@ -273,7 +206,7 @@ def vhost_user_poll(work: Workload) -> Budget:
     )
 
 
-BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {
+DISK_BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {
     "ide-pio": ide_pio,
     "virtio": virtio,
     "virtio-iothread": threaded,
@@ -286,16 +219,22 @@ WATCHED: Final = frozenset({"vhost-user", "vhost-user-poll"})
 LOOK_NS: Final = 4_000_000
 
 
+def budgets_of(op: str) -> Mapping[str, Callable[[Workload], Budget]]:
+    """The formulas by path, for the paths that carry `op`, in the order of reports."""
+    return NET_BUDGETS if op in NET_OPS else DISK_BUDGETS
+
+
 def budget_of(path: str, work: Workload, watchdog: int = 0, elapsed_ns: int = 0) -> Budget:
     """The budget of one path. `watchdog` is how often the guest's 20-second timer rang in the run.
 
     Each ring is an interrupt and the end of it; where the CPU was halted, the wake-up is two system calls. On
     WATCHED paths a ring that stands still between two looks may get a kick and an interrupt more.
     """
-    budget = BUDGETS[path](work.on(path))
+    budget = budgets_of(work.op)[path](work.on(path))
     looks = elapsed_ns // LOOK_NS + 1 if path in WATCHED else 0
     if not watchdog and not looks:
         return budget
+    looks *= 2 if work.nets else 1  # a ring for each direction
     more = watchdog + looks
     return budget._replace(
         irqchip_exits=Range(budget.irqchip_exits.low + watchdog, budget.irqchip_exits.high + more),

@@ -4,20 +4,27 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from emu.compare.budgets import Counts
+from emu.compare.counts import Counts
 from emu.compare.report import (
     COUNTS_COLUMNS,
     COUNTS_HEAD,
     COUNTS_NOTE,
     MEANINGS,
+    SHARES_HEAD,
     TIMES_COLUMNS,
     Comparison,
     counts_cells,
+    shares_cells,
+    shares_columns,
     shown_range,
     times_cells,
     times_head,
 )
 
+VERIFIED: Final = (
+    "verified: every byte that a guest read or wrote was compared with the medium; of frames, every byte of "
+    "an answer was compared with its request, or the other end's count and sum with what was sent."
+)
 STYLE: Final = """\
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #d0d7de;
   --good: #1a7f37; --bad: #cf222e }
@@ -37,7 +44,7 @@ th:first-child, td:first-child, .text td, .text th { text-align: left }
 def page(comparison: Comparison) -> str:
     """The whole file."""
     rows = comparison.rows
-    budgets = [[row.path, *(shown_range(allowed, row.work.count) for allowed in row.budget)] for row in rows]
+    budgets = [[row.path, *(shown_range(allowed, row.requests) for allowed in row.budget)] for row in rows]
     parts = [
         f"<h1>{escape(comparison.title())}</h1>",
         *(f'<p class="bad">{escape(line)}</p>' for line in comparison.complaints()),
@@ -49,6 +56,7 @@ def page(comparison: Comparison) -> str:
         f"<h2>{escape(times_head(comparison.host))}</h2>",
         "<p>From showing a request to the device until the guest saw it done, by the guest's own clock.</p>",
         _table(TIMES_COLUMNS, [times_cells(row) for row in rows]),
+        *_shares(comparison),
         "<h2>Why</h2>",
         _table(
             ("path", "who answers, and what the doorbell does"),
@@ -57,7 +65,7 @@ def page(comparison: Comparison) -> str:
         ),
         "<h2>What is counted</h2>",
         _table(("column", "meaning, for each request that was completed"), MEANINGS, "text"),
-        "<p>verified: every byte that the guest read or wrote was compared with the medium.</p>",
+        f"<p>{escape(VERIFIED)}</p>",
     ]
     head = f'<meta charset="utf-8"><title>emu compare: {escape(comparison.title())}</title>'
     view = '<meta name="viewport" content="width=device-width">'
@@ -66,6 +74,15 @@ def page(comparison: Comparison) -> str:
         f'<!doctype html>\n<html lang="en">\n<head>{head}{view}\n<style>\n{STYLE}</style></head>\n'
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _shares(comparison: Comparison) -> list[str]:
+    """The part about several guests."""
+    if comparison.vms == 1:
+        return []
+    rows = [shares_cells(row) for row in comparison.rows]
+    remarks = [f"<p>{escape(line)}</p>" for line in comparison.remarks()]
+    return [f"<h2>{SHARES_HEAD}</h2>", _table(shares_columns(comparison), rows), *remarks]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -1,56 +1,34 @@
-"""One path, one fresh machine: the guest does the work, the ledger is read where the guest says so.
+"""One path: its guest does the work, the ledger is read where the guest says so (`markers`).
 
-All machines run in this process, one after the other: what a path cost is the difference of two readings of
-its own machine's ledger, so nothing of an earlier path can leak in, and the start of a Python for each path
-(0.2 s, as long as the work) is saved. A path's threads end with its machine.
-
-The guest marks the timed part by two writes to port 0x80. At each of them it stands still, and both lie
-outside of the time it measures; the vCPU thread then waits until no role spends anything any more, and reads
-the ledger. A worker thread that the host keeps from running for two looks in a row (2 ms) would be read too
-early, by what it does between its last interrupt and its sleep: at most 3 system calls. Inline paths have no
-such thread.
+A single guest's machine runs in this process, one path after the other: what a path cost is the difference of
+two readings of its own machine's ledger, so nothing of an earlier path can leak in, and the start of a Python
+for each path (0.2 s, as long as the work) is saved. A path's threads end with its machine. Several guests at
+once have a process each: see `fleet`.
 """
 
 import contextlib
-import os
 import re
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from emu.boards.pc import build_pc
-from emu.bus.costs import Costs
-from emu.bus.ledger import Counts as LedgerCounts
-from emu.compare.backend import Backend, served
-from emu.compare.budgets import Budget, Counts, budget_of
-from emu.compare.workloads import GUEST_RAM, QUEUE_SIZE, PatternDisk, Workload
-from emu.config import DeviceConfig, DriveConfig, MachineConfig, ObjectConfig, Outcome, OutcomeKind
+from emu.compare.backend import served
+from emu.compare.budgets import budget_of
+from emu.compare.counts import Budget, Counts
+from emu.compare.machines import SERVED, Place, at_socket, machine_config, serve_flags
+from emu.compare.markers import Markers
+from emu.compare.workloads import Medium, Workload
+from emu.config import Outcome, OutcomeKind
 from emu.machine import Machine
 
-MARK_BEGIN, MARK_END = 0xB0, 0xE0
 GUEST_DONE: Final = 0x10
-LOOK_S: Final = 0.001
-MOST_LOOKS: Final = 100
-
-SERVED: Final[Mapping[str, tuple[str, ...]]] = {"vhost-user": (), "vhost-user-poll": ("--poll",)}
-"""Path -> flags of the `emu serve` that serves it."""
-WIRING: Final[Mapping[str, Mapping[str, str] | None]] = {
-    "ide-pio": None,
-    "virtio": {},
-    "virtio-iothread": {"iothread": "io0"},
-    "vhost": {"vhost": "on"},
-    "vhost-user": {"chardev": "backend"},
-    "vhost-user-poll": {"chardev": "backend"},
-}
-"""Path -> properties of its virtio disk; None is the primary master of the IDE channel."""
-
 NUMBERS: Final = (
     "bs", "qd", "count", "errors", "checksum", "bytes",
     "elapsed_ns", "p50_ns", "p99_ns", "iops", "interrupts", "notifies", "watchdog",
 )  # fmt: skip
 RESULT: Final = re.compile(
-    r"iobench: result op=(?P<op>read|write|randread)"
+    r"iobench: result op=(?P<op>read|write|randread|net-rr|net-stream)"
     + "".join(rf" {name}=(?P<{name}>0x[0-9a-f]{{1,16}}|[0-9]{{1,20}})" for name in NUMBERS)
 )
 
@@ -69,10 +47,28 @@ class GuestResult:
         return self.values[name]
 
 
+class Share(NamedTuple):
+    """What one guest got; latencies in ns and `elapsed_ns` are its own, 0 without a result.
+
+    `problem` is empty where every byte was checked and right.
+    """
+
+    problem: str
+    p50_ns: int = 0
+    p99_ns: int = 0
+    elapsed_ns: int = 0
+    watchdog: int = 0
+
+    def iops(self, work: Workload) -> float:
+        """Requests a second."""
+        return work.count * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
+
+
 class Row(NamedTuple):
     """What one path cost. `problem` is empty where every byte was checked and right.
 
-    `counts` is for all requests; latencies in ns and `elapsed_ns` are the guest's own, 0 without a result.
+    `counts` and `budget` are for all requests of all guests. Of several guests, who began at the same time,
+    `p50_ns` is the median's, `p99_ns` and `elapsed_ns` are the last one's; `guests` has their shares.
     """
 
     path: str
@@ -83,10 +79,21 @@ class Row(NamedTuple):
     p50_ns: int
     p99_ns: int
     elapsed_ns: int
+    guests: tuple[Share, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Of all guests."""
+        return self.work.count * max(1, len(self.guests))
+
+    @property
+    def iops(self) -> float:
+        """Requests of all guests a second, until the last one was done."""
+        return self.requests * 1e9 / self.elapsed_ns if self.elapsed_ns else 0.0
 
     @property
     def verified(self) -> bool:
-        """Every byte that the guest read or wrote was checked against the medium."""
+        """Every byte that a guest read, wrote or sent was checked."""
         return not self.problem
 
     @property
@@ -95,135 +102,61 @@ class Row(NamedTuple):
         return self.budget.misses(self.counts) if self.verified else []
 
 
-def measure(path: str, work: Workload, disk: PatternDisk, image: str, run: Run = Machine.run) -> Row:
+def measure(path: str, work: Workload, medium: Medium, image: str, run: Run = Machine.run) -> Row:
     """Do `work` over `path` with the guest `image`. `run` runs the machine to its end.
 
     Raises ConfigError where the host cannot have this machine, and what `run` raises.
     """
     work = work.on(path)
-    generation = disk.next_generation()
+    place = Place(image, medium.file, medium.next_generation())
     text = bytearray()
     with contextlib.ExitStack() as stack:
-        config = machine_config(path, work, disk, image, generation)
         if path in SERVED:
-            drive = ("--drive", f"file={disk.file.replace(',', ',,')},format=raw")
-            backend = served("vhost-user-blk", (*SERVED[path], *drive), os.path.dirname(disk.file))  # noqa: PTH120 - pathlib costs 3 ms of start
-            config = behind_socket(config, stack.enter_context(backend))
-        machine = build_pc(config, text.extend)
+            kind, flags = serve_flags(path, work, [medium.file])
+            place = at_socket(place, stack.enter_context(served(kind, flags)), 0)
+        machine = build_pc(machine_config(path, work, place), text.extend)
         stack.callback(machine.close)
         markers = Markers(machine)
         outcome = run(machine)
-    result, problem = read_output(text.decode("ascii", "replace"), outcome)
     counts = markers.counts()
+    share = judge(work, medium, text.decode("ascii", "replace"), outcome, counts is not None)
+    return row_of(path, work, [share], counts or NOTHING)
+
+
+NOTHING: Final = Counts(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def judge(work: Workload, medium: Medium, text: str, outcome: Outcome, marked: bool) -> Share:
+    """What one guest got, and whether that is right."""
+    result, problem = read_output(text, outcome)
     if result is not None and not problem:
-        problem = find_problem(work, result, disk)
-    if not problem and counts is None:
+        problem = find_problem(work, result, medium)
+    if not problem and not marked:
         problem = "the guest did not mark its timed part"
-    watchdog = result["watchdog"] if result is not None else 0
+    if result is None:
+        return Share(problem)
+    return Share(problem, result["p50_ns"], result["p99_ns"], result["elapsed_ns"], result["watchdog"])
+
+
+def row_of(path: str, work: Workload, shares: Sequence[Share], counts: Counts) -> Row:
+    """One row of one or more guests; `counts` are all theirs."""
+    budget = budget_of(path, work, shares[0].watchdog, shares[0].elapsed_ns)
+    for share in shares[1:]:
+        budget = budget.plus(budget_of(path, work, share.watchdog, share.elapsed_ns))
+    problems = [share.problem for share in shares]
+    if len(shares) > 1:
+        problems = [f"guest {i}: {problem}" for i, problem in enumerate(problems) if problem]
     return Row(
         path,
         work,
-        problem,
-        counts or Counts(0, 0, 0, 0, 0, 0, 0, 0),
-        budget_of(path, work, watchdog, result["elapsed_ns"] if result is not None else 0),
-        *((result["p50_ns"], result["p99_ns"], result["elapsed_ns"]) if result is not None else (0, 0, 0)),
+        "; ".join(filter(None, problems)),
+        counts,
+        budget,
+        sorted(share.p50_ns for share in shares)[len(shares) // 2],
+        max(share.p99_ns for share in shares),
+        max(share.elapsed_ns for share in shares),
+        tuple(shares),
     )
-
-
-def machine_config(
-    path: str, work: Workload, disk: PatternDisk, image: str, generation: int
-) -> MachineConfig:
-    """The machine of one path: the same board, the disk on another device or in another place."""
-    wiring = WIRING[path]
-    exit_port = DeviceConfig("isa-debug-exit", {"iobase": "0xf4", "iosize": "4"})
-    append = work.command_line(path, generation)
-    if wiring is None:
-        return MachineConfig(
-            ram_bytes=GUEST_RAM,
-            kernel=image,
-            append=append,
-            drives=(DriveConfig(disk.file, "ide", "raw", index=0),),
-            devices=(exit_port,),
-        )
-    properties = {"drive": "disk", "queue-size": str(QUEUE_SIZE), **wiring}
-    return MachineConfig(
-        ram_bytes=GUEST_RAM,
-        kernel=image,
-        append=append,
-        drives=(DriveConfig(disk.file, "none", "raw", id="disk"),),
-        devices=(exit_port, DeviceConfig("virtio-blk-pci", properties)),
-        objects=(ObjectConfig("iothread", "io0"),) if "iothread" in wiring else (),
-    )
-
-
-def behind_socket(config: MachineConfig, backend: Backend) -> MachineConfig:
-    """The same machine; its virtio disk is the back-end's."""
-    *others, disk = config.devices
-    properties = {key: value for key, value in disk.properties.items() if key != "drive"}
-    properties["counters"] = backend.counters
-    return replace(
-        config,
-        drives=(),
-        devices=(*others, DeviceConfig("vhost-user-blk-pci", properties)),
-        sockets={"backend": backend.sockets[0]},
-    )
-
-
-class Reading(NamedTuple):
-    """The ledger at one moment."""
-
-    accesses: LedgerCounts
-    costs: Costs
-    interrupts: int
-
-
-class Markers:
-    """Reads a machine's ledger at the guest's two marks; vCPU thread."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._readings: dict[int, Reading] = {}
-        machine.on_post_code = self._on_code
-
-    def _on_code(self, code: int) -> None:
-        if code in (MARK_BEGIN, MARK_END):
-            self._readings[code] = self._read()
-
-    def _read(self) -> Reading:
-        ledger = self._machine.ledger
-        costs, quiet = ledger.costs(), 0
-        for _ in range(MOST_LOOKS):
-            time.sleep(LOOK_S)
-            before, costs = costs, ledger.costs()
-            quiet = quiet + 1 if costs == before else 0
-            if quiet == 2:
-                break
-        return Reading(ledger.snapshot(), costs, self._machine.engine.interrupts)
-
-    def counts(self) -> Counts | None:
-        """What lies between the marks, or None where one is missing.
-
-        A light exit is a write(2) to the doorbell's event, made by native code: a system call that no role
-        counts, and the ledger knows.
-        """
-        begin, end = self._readings.get(MARK_BEGIN), self._readings.get(MARK_END)
-        if begin is None or end is None:
-            return None
-        kinds = {"device": 0, "light": 0, "irqchip": 0}
-        for key, count in (end.accesses - begin.accesses).items():
-            if key[0] in kinds:
-                kinds[key[0]] += count
-        before, after = begin.costs, end.costs
-        return Counts(
-            exits=kinds["device"],
-            light_exits=kinds["light"],
-            irqchip_exits=kinds["irqchip"],
-            interrupts=end.interrupts - begin.interrupts,
-            handoffs=after.handoffs - before.handoffs,
-            bytes_copied=after.bytes_copied - before.bytes_copied,
-            bytes_dma=after.bytes_dma - before.bytes_dma,
-            syscalls=after.syscalls - before.syscalls + kinds["light"],
-        )
 
 
 def read_output(text: str, outcome: Outcome) -> tuple[GuestResult | None, str]:
@@ -250,14 +183,14 @@ def read_output(text: str, outcome: Outcome) -> tuple[GuestResult | None, str]:
     return result, ""
 
 
-def find_problem(work: Workload, result: GuestResult, disk: PatternDisk) -> str:
+def find_problem(work: Workload, result: GuestResult, medium: Medium) -> str:
     """Compare the guest's word with the host's own arithmetic and with the medium; "" where all agree."""
     wanted = {"bs": work.bs, "qd": work.qd, "count": work.count, "bytes": work.bs * work.count}
     wrong = [f"{name}={result[name]}" for name, value in wanted.items() if result[name] != value]
     if result.op != work.op or wrong:
         return f"the guest did other work: {' '.join([f'op={result.op}', *wrong])}"
-    checksum = disk.checksum()
+    checksum = medium.checksum()
     if result["checksum"] != checksum:
         return f"the guest's checksum is {result['checksum']:#x}, the medium's {checksum:#x}"
-    at = disk.wrong_byte()
+    at = medium.wrong_byte()
     return "" if at is None else f"byte {at} of the medium is not what was to be written"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Final, NamedTuple, TextIO
 
-from emu.compare.budgets import Range
-from emu.compare.measure import Row
+from emu.compare.counts import Range
+from emu.compare.measure import Row, Share
 from emu.compare.workloads import Workload
 
 SHORT: Final = ("exits", "light", "irqchip", "irqs", "handoffs", "copied", "dma", "syscalls")
@@ -74,12 +74,26 @@ class Comparison(NamedTuple):
     host: Host
     rows: Sequence[Row]
     reasons: Mapping[str, str]
+    vms: int = 1
 
     def title(self) -> str:
         """The work in words."""
         work = self.work
         requests = "1 request" if work.count == 1 else f"{work.count:,} requests"
-        return f"{work.op}, {requests} of {work.bs:,} bytes, {work.qd} in flight"
+        guests = f"; {self.vms} guests at once, each" if self.vms > 1 else ""
+        return f"{work.op}{guests}, {requests} of {work.bs:,} bytes, {work.qd} in flight"
+
+    def remarks(self) -> list[str]:
+        """What several guests at once gain by a back-end that polls, as measured; a line or nothing."""
+        found = {row.path: row.iops for row in self.rows if row.verified}
+        rung, polled = found.get("vhost-user", 0.0), found.get("vhost-user-poll", 0.0)
+        if self.vms == 1 or not rung or not polled:
+            return []
+        text = f"{self.vms} guests on one back-end: polling serves {polled / rung:.2f} times what kicks do"
+        busy = self.vms + 1
+        if polled < rung:
+            text += f", which is no gain: {busy} threads that do not sleep share {self.host.cores} cores"
+        return [f"{text}."]
 
     def complaints(self) -> list[str]:
         """One line for each row that is not verified or misses its budget."""
@@ -91,9 +105,7 @@ class Comparison(NamedTuple):
                 low, high = getattr(row.budget, name)
                 allowed = f"{low:,}" if low == high else f"{low:,} to {high:,}"
                 measured = f"{getattr(row.counts, name):,}"
-                lines.append(
-                    f"{row.path}: {name} {measured} in {row.work.count:,} requests; budget {allowed}"
-                )
+                lines.append(f"{row.path}: {name} {measured} in {row.requests:,} requests; budget {allowed}")
         return lines
 
 
@@ -123,14 +135,20 @@ def document(comparison: Comparison) -> dict[str, object]:
     return {
         "schema": 1,
         "host": comparison.host._asdict(),
-        "workload": {"op": work.op, "bs": work.bs, "qd": work.qd, "count": work.count},
+        "workload": {
+            "op": work.op,
+            "bs": work.bs,
+            "qd": work.qd,
+            "count": work.count,
+            "vms": comparison.vms,
+        },
         "paths": [_row_document(row, comparison.reasons[row.path]) for row in comparison.rows],
+        "remarks": comparison.remarks(),
     }
 
 
 def _row_document(row: Row, reason: str) -> dict[str, object]:
-    requests = row.work.count
-    iops = requests * 1e9 / row.elapsed_ns if row.elapsed_ns else 0.0
+    requests, iops = row.requests, row.iops
     return {
         "path": row.path,
         "requests": requests,
@@ -146,12 +164,25 @@ def _row_document(row: Row, reason: str) -> dict[str, object]:
         "misses": row.misses,
         "problem": row.problem,
         "reason": reason,
+        "guests": [_guest_document(share, row.work) for share in row.guests],
+    }
+
+
+def _guest_document(share: Share, work: Workload) -> dict[str, object]:
+    """One guest's part of a row."""
+    iops = share.iops(work)
+    return {
+        "requests": work.count,
+        "verified": not share.problem,
+        "latency_ns": {"p50": share.p50_ns, "p99": share.p99_ns},
+        "iops": iops,
+        "bytes_per_s": iops * work.bs,
     }
 
 
 def counts_cells(row: Row) -> list[str]:
     """One row of the table of counts: what was counted, and the verdict."""
-    cells = [shown_count(value / row.work.count) for value in row.counts] if row.verified else ["-"] * 8
+    cells = [shown_count(value / row.requests) for value in row.counts] if row.verified else ["-"] * 8
     return [row.path, *cells, "yes" if row.verified else "NO", budget_cell(row)]
 
 
@@ -168,7 +199,7 @@ def times_cells(row: Row) -> list[str]:
     """One row of the table of times."""
     if not row.elapsed_ns:
         return [row.path, "-", "-", "-", "-", str(row.work.qd)]
-    iops = row.work.count * 1e9 / row.elapsed_ns
+    iops = row.iops
     speed = f"{iops * row.work.bs / (1 << 20):,.1f}"
     return [
         row.path,
@@ -180,6 +211,17 @@ def times_cells(row: Row) -> list[str]:
     ]
 
 
+def shares_cells(row: Row) -> list[str]:
+    """One row of the table of shares: each guest's requests a second."""
+    return [row.path, *(f"{share.iops(row.work):,.0f}" for share in row.guests), f"{row.iops:,.0f}"]
+
+
+def shares_columns(comparison: Comparison) -> tuple[str, ...]:
+    """The heads of that table."""
+    return ("path", *(f"guest {i}" for i in range(comparison.vms)), "together")
+
+
+SHARES_HEAD: Final = "Requests a second: each guest's by its own clock, and all until the last one was done"
 COUNTS_COLUMNS: Final = ("path", *SHORT, "verified", "budget")
 TIMES_COLUMNS: Final = ("path", "p50", "p99", "requests/s", "MiB/s", "in flight")
 
@@ -195,7 +237,11 @@ def print_plain(comparison: Comparison, out: TextIO) -> None:
     times = [TIMES_COLUMNS, *(times_cells(row) for row in comparison.rows)]
     width = max(len(row.path) for row in comparison.rows)
     lines = [comparison.title(), "", COUNTS_HEAD, *_aligned(counts), *textwrap.wrap(COUNTS_NOTE, 100), ""]
-    lines += [times_head(comparison.host), *_aligned(times), "", "Why"]
+    lines += [times_head(comparison.host), *_aligned(times), ""]
+    if comparison.vms > 1:
+        shares = [shares_columns(comparison), *(shares_cells(row) for row in comparison.rows)]
+        lines += [SHARES_HEAD, *_aligned(shares), *comparison.remarks(), ""]
+    lines += ["Why"]
     lines += [f"{row.path:<{width}}  {comparison.reasons[row.path]}" for row in comparison.rows]
     print(*lines, sep="\n", file=out)
 
@@ -232,6 +278,9 @@ def print_rich(comparison: Comparison, out: TextIO) -> None:
     rows = comparison.rows
     console.print(table(COUNTS_HEAD, COUNTS_COLUMNS, [counts_cells(row) for row in rows], COUNTS_NOTE))
     console.print(table(times_head(comparison.host), TIMES_COLUMNS, [times_cells(row) for row in rows]))
+    if comparison.vms > 1:
+        shares = [shares_cells(row) for row in rows]
+        console.print(table(SHARES_HEAD, shares_columns(comparison), shares, " ".join(comparison.remarks())))
     why = [[row.path, comparison.reasons[row.path]] for row in rows]
     console.print(table("Why", ("path", "why"), why))
 

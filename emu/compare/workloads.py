@@ -1,4 +1,6 @@
-"""The work that every path does, and the patterned disk it is done on; the guest is `guest-images/iobench`.
+"""The work that every path does, and the patterned disk or frames it is done on.
+
+The guest is `guest-images/iobench`.
 
 Word w of the disk (64 bits, little-endian) is a function of w and of the generation, so that guest and host
 know every byte of it without talking to each other. Formulas: `guest-images/README.md`.
@@ -15,8 +17,15 @@ from typing import Final, NamedTuple
 
 from emu.errors import ConfigError
 
-OPS: Final = ("read", "write", "randread")
+DISK_OPS: Final = ("read", "write", "randread")
+NET_OPS: Final = ("net-rr", "net-stream")
+OPS: Final = (*DISK_OPS, *NET_OPS)
 SECTOR: Final = 512
+FRAME_HEADER: Final = 16
+"""Bytes of a frame in front of its data: addresses, EtherType, opcode, a zero."""
+FRAME_UNIT, MOST_FRAME = 64, 8192
+"""A frame's data is so many bytes or a multiple of them, and no more than the most."""
+REPORT_FRAME: Final = FRAME_HEADER + 64
 QUEUE_SIZE: Final = 256
 """Descriptors of the virtqueue: QEMU's and our default."""
 GUEST_RAM: Final = 128 << 20
@@ -63,6 +72,16 @@ class Workload:
         return self.op == "write"
 
     @property
+    def nets(self) -> bool:
+        """True where requests are frames."""
+        return self.op in NET_OPS
+
+    @property
+    def frame(self) -> int:
+        """Bytes of a frame that carries a request."""
+        return FRAME_HEADER + self.bs
+
+    @property
     def blocks(self) -> int:
         """Blocks of `bs` bytes on the disk: one for each request, within 1 and 16 MiB."""
         least, most = -(-LEAST_DISK // self.bs), max(1, MOST_DISK // self.bs)
@@ -77,7 +96,9 @@ class Workload:
         features = self.features
         words = [f"op={self.op}", f"bs={self.bs}", f"qd={self.qd}", f"count={self.count}", f"seed={SEED}"]
         words.append(f"gen={generation}")
-        if path == "ide-pio":
+        if path == "e1000":
+            words.append("path=e1000")
+        elif path == "ide-pio":
             words += ["path=ide", f"pio={features.pio}", f"lba={48 if features.lba48 else 28}"]
             words.append(f"multiple={int(features.multiple > 1)}")
         else:
@@ -89,9 +110,12 @@ def check(work: Workload) -> None:
     """Refuse what no machine here can do. Raises ConfigError in one line."""
     if work.op not in OPS:
         raise ConfigError(f'op "{work.op}" is not one of {", ".join(OPS)}')
-    if work.bs < SECTOR or work.bs % SECTOR:
-        near = max(SECTOR, round(work.bs / SECTOR) * SECTOR)
-        raise ConfigError(f"bs {work.bs} is not a multiple of {SECTOR} bytes, a sector; try {near}")
+    unit, what = (FRAME_UNIT, "as frames are made here") if work.nets else (SECTOR, "a sector")
+    if work.bs < unit or work.bs % unit:
+        near = max(unit, round(work.bs / unit) * unit)
+        raise ConfigError(f"bs {work.bs} is not a multiple of {unit} bytes, {what}; try {near}")
+    if work.nets and work.bs > MOST_FRAME:
+        raise ConfigError(f"bs {work.bs}: a frame carries {MOST_FRAME} bytes at most")
     if not 1 <= work.qd <= QUEUE_SIZE:
         raise ConfigError(f"qd {work.qd}: the queue has {QUEUE_SIZE} places; 1 to {QUEUE_SIZE} are possible")
     if not 1 <= work.count <= MOST_REQUESTS:
@@ -103,6 +127,25 @@ def check(work: Workload) -> None:
             if work.bs <= ROOM_FOR_DATA
             else f"bs {work.bs} is more than the {ROOM_FOR_DATA >> 20} MiB of guest memory for data"
         )
+
+
+def wish(in_flight: int, event_idx: bool) -> int:
+    """Completions after which the guest wants its interrupt: 1 below 8 in flight, else 3/4 of them and 1."""
+    return in_flight * 3 // 4 + 1 if event_idx and in_flight >= 8 else 1
+
+
+def rounds(work: Workload) -> tuple[int, int]:
+    """The guest's rounds with something to submit after the first, and the rounds without, at the end.
+
+    Each round waits for `wish` completions and submits as many requests anew while there are any.
+    """
+    event_idx = work.features.event_idx
+    left = min(work.qd, work.count)
+    refilling, ending = -(-(work.count - left) // wish(work.qd, event_idx)), 0
+    while left > 0:
+        left -= wish(left, event_idx)
+        ending += 1
+    return refilling, ending
 
 
 def pattern(words: int, generation: int) -> "array[int]":
@@ -128,6 +171,38 @@ def random_sequence(count: int, blocks: int) -> Iterator[int]:
 def random_blocks(count: int, blocks: int) -> Counter[int]:
     """How often `randread` reads each block."""
     return Counter(random_sequence(count, blocks))
+
+
+def checksum(work: Workload, words: "array[int]") -> int:
+    """The sum of all words that the guest moves, modulo 2**64; `words` is a whole disk."""
+    each = work.bs // 8
+    if work.op == "randread":
+        times = random_blocks(work.count, work.blocks)
+        return sum(sum(words[b * each : (b + 1) * each]) * n for b, n in times.items()) & MASK64
+    rounds, rest = divmod(work.count, work.blocks)
+    return (rounds * sum(words) + sum(words[: rest * each])) & MASK64
+
+
+class PatternFrames:
+    """What frames carry: the data of a patterned disk that is nowhere."""
+
+    def __init__(self, work: Workload) -> None:
+        self._work = work
+
+    file = ""
+
+    def next_generation(self) -> int:
+        """Always the same."""
+        return 0
+
+    def checksum(self) -> int:
+        """The sum of all words that the guest sends, modulo 2**64."""
+        work = self._work
+        return checksum(work, pattern(work.blocks * work.bs // 8, 0))
+
+    def wrong_byte(self) -> int | None:
+        """There is no medium to look at."""
+        return None
 
 
 class PatternDisk:
@@ -161,13 +236,7 @@ class PatternDisk:
     def checksum(self) -> int:
         """The sum of all words that the guest reads or writes, modulo 2**64, request by request."""
         work = self._work
-        words = pattern(len(self._words), self._generation) if work.writes else self._words
-        each = work.bs // 8
-        if work.op == "randread":
-            times = random_blocks(work.count, work.blocks)
-            return sum(sum(words[b * each : (b + 1) * each]) * n for b, n in times.items()) & MASK64
-        rounds, rest = divmod(work.count, work.blocks)
-        return (rounds * sum(words) + sum(words[: rest * each])) & MASK64
+        return checksum(work, pattern(len(self._words), self._generation) if work.writes else self._words)
 
     def wrong_byte(self) -> int | None:
         """Read the medium back: the first byte that is not what the work leaves behind, or None."""
@@ -183,3 +252,6 @@ class PatternDisk:
         work = self._work
         written = min(work.count, work.blocks) * work.bs // 8 if work.writes else 0
         return pattern(written, self._generation) + self._words[written:]
+
+
+Medium = PatternDisk | PatternFrames

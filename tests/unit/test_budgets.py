@@ -8,17 +8,13 @@ from pathlib import Path
 import pytest
 
 from emu.compare.budgets import (
-    BUDGETS,
+    DISK_BUDGETS,
     RUN_BYTES,
     AtaTransfer,
-    Budget,
-    Counts,
-    Range,
     budget_of,
-    rounds,
     transfers,
-    wish,
 )
+from emu.compare.counts import Budget, Counts, Range
 from emu.compare.html import page
 from emu.compare.measure import Row, find_problem, read_output
 from emu.compare.report import Comparison, Host, document, print_plain, print_rich, shown_count
@@ -30,6 +26,8 @@ from emu.compare.workloads import (
     pattern,
     random_blocks,
     random_sequence,
+    rounds,
+    wish,
 )
 from emu.config import Outcome, OutcomeKind
 from emu.errors import ConfigError
@@ -170,7 +168,7 @@ def test_the_event_index_keeps_doorbells_rare_at_depth_32() -> None:
     assert budget_of("vhost", work).light_exits.high / work.count < 0.1
 
 
-@pytest.mark.parametrize("path", sorted(BUDGETS))
+@pytest.mark.parametrize("path", sorted(DISK_BUDGETS))
 @pytest.mark.parametrize("qd", [1, 2, 8, 32, 256])
 @pytest.mark.parametrize("count", [1, 7, 300])
 @pytest.mark.parametrize("event_idx", [True, False])
@@ -342,7 +340,7 @@ def test_a_row_that_misses_its_budget_or_is_not_verified_is_named() -> None:
 def test_the_json_has_the_agreed_shape() -> None:
     made = json.loads(json.dumps(document(comparison())))
     assert made["schema"] == 1
-    assert made["workload"] == {"op": "read", "bs": 4096, "qd": 1, "count": 1000}
+    assert made["workload"] == {"op": "read", "bs": 4096, "qd": 1, "count": 1000, "vms": 1}
     first, _, last = made["paths"]
     assert (first["path"], first["requests"], first["verified"]) == ("virtio", 1000, True)
     assert first["per_request"] == {
