@@ -6,7 +6,7 @@ Names and numbers are those of unicorn.h and x86.h.
 import ctypes as C
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -115,12 +115,24 @@ def map_memory(handle: int, gpa: int, size: int, rights: int, address: int) -> N
     check(LIB_HELD.uc_mem_map_ptr(handle, gpa, size, rights, address), f"{size:#x} bytes at {gpa:#x}")
 
 
-def map_block(handle: int, block: "RamBlock") -> None:
-    """Map a block of RAM, cut into its pieces. Raises EngineError."""
-    for gpa, size, address in block.pieces():
+def map_ram(handle: int, ram: "Sequence[RamBlock]") -> list[tuple[int, int, int]]:
+    """Map all pieces of all blocks; returns (gpa, size, ram_addr) of each, the largest first.
+
+    The engine numbers a new piece from the end of its smallest one on, so only that order keeps the pieces'
+    numbers apart (find_ram_offset_last in its softmmu). Raises EngineError.
+    """
+    pieces = [(size, gpa, address, block) for block in ram for gpa, size, address in block.pieces()]
+    pieces.sort(key=lambda piece: -piece[0])
+    numbered, end = [], 0
+    for size, gpa, address, block in pieces:
         map_memory(handle, gpa, size, UC_PROT_ALL, address)
         if not block.writable:
             protect(handle, gpa, size, writable=False)
+        numbered.append((gpa, size, end))
+        end += size
+    for block in ram:
+        drop_stores(handle, block)
+    return numbered
 
 
 def protect(handle: int, gpa: int, size: int, *, writable: bool) -> None:

@@ -101,9 +101,7 @@ class PublicEngine:
         self.interrupts = 0
         self._deadline = PolledDeadline(self.signals, wake_fd)
         self._keep: list[object] = []
-        for block in ram:
-            uc.map_block(self._handle, block)
-            uc.drop_stores(self._handle, block)
+        uc.map_ram(self._handle, ram)
         uc.check(LIB_HELD.uc_ctl(P(self._handle), uc.UC_CTL_USE_EXITS_ON, 1), "exits")
         self.context = Context(self._handle)
         self._paging = Paging(ram, self.context)
