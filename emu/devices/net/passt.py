@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from emu.devices.net.offload import IPV4_HEADER
-from emu.devices.net.stream import StreamPeer
+from emu.devices.net.stream import StreamPeer, enlarge
 from emu.devices.net.types import MIN_FRAME
 from emu.errors import ConfigError
 
@@ -31,6 +31,7 @@ class Passt(StreamPeer):
         if program is None:
             raise ConfigError(f"{name}: passt is not installed; install the package passt")
         ours, theirs = socket.socketpair()
+        enlarge(theirs)
         words = [program, "--foreground", "--quiet", "--fd", str(theirs.fileno()), "--mtu", str(MTU)]
         words += ["--address", ADDRESS, "--netmask", NETMASK, "--gateway", GATEWAY]
         words += ["--log-file", "/dev/null"]

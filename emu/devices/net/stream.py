@@ -34,9 +34,7 @@ class StreamPeer:
 
     def __init__(self, sock: socket.socket, name: str, *, takes_large: bool = False) -> None:
         sock.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        enlarge(sock)
         self.name, self._socket, self._takes_large = name, sock, takes_large
         self.fd: int | None = sock.fileno()
         self.costs = Costs()
@@ -152,6 +150,13 @@ class StreamPeer:
         """See `NetBackend`."""
         self.link_up = False
         self._socket.close()
+
+
+def enlarge(sock: socket.socket) -> None:
+    """Give a socket the longest queues that the host allows."""
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
 
 
 def _nothing() -> None:
