@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, TextIO
 
 from emu.cli.chardev import CharDevice, open_device
-from emu.cli.flags import TABLE, finish, parse_flags
+from emu.cli.flags import TABLE, parse_flags
+from emu.cli.machine_flags import finish
 from emu.cli.options import help_text
 from emu.cli.output import FileSink
 from emu.cli.seat import Seat

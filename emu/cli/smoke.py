@@ -10,7 +10,8 @@ from typing import Final, TextIO
 
 from emu.cli import junit
 from emu.cli.chardev import open_device
-from emu.cli.flags import TABLE, extra_option, finish, parse_flags
+from emu.cli.flags import TABLE, extra_option, parse_flags
+from emu.cli.machine_flags import finish
 from emu.cli.options import help_text
 from emu.cli.output import Sink
 from emu.cli.run import build, connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.cli.flags import LATER, TABLE, finish, parse_flags
+from emu.cli.flags import LATER, TABLE, parse_flags
+from emu.cli.machine_flags import finish
 from emu.cli.options import key_values, nearest, size
 from emu.config import MIB, DeviceConfig, DriveConfig, ExitsConfig, MachineConfig, ObjectConfig
 from emu.errors import ConfigError
