@@ -232,7 +232,11 @@ class Loop:
 
     def _wait(self) -> None:
         """Sleep until something comes, then do it; one turn for each ring that has work."""
-        ready = self._epoll.poll(0 if self._busy else self._patience())
+        if self._busy:
+            self.costs.syscalls += 1
+            ready = self._epoll.poll(0)
+        else:
+            ready = self._epoll.poll(self._patience())
         if ready:
             self._dispatch(ready)
         elif self._late and not self._busy:
