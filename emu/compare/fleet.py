@@ -6,6 +6,7 @@ counters that stands still, whose questions still make the back-end note all tha
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from emu.errors import ConfigError
 
 MARKS: Final = ("begin", "end")
 PATIENCE_S: Final = 20
+ONE_CORE: Final = ("virtio-iothread", "vhost")
+"""Paths whose machines keep to the core they begin on."""
 
 
 class Guest:
@@ -92,7 +95,9 @@ def measure_all_at_once(path: str, work: Workload, media: Sequence[Medium], imag
             backend = stack.enter_context(served(kind, flags, len(media)))
             still = shutil.copyfile(backend.counters, f"{backend.counters}-still")
             places = [at_socket(place, backend, i)._replace(counters=still) for i, place in enumerate(places)]
-        guests = stack.enter_context(_running([Job(path, work, place) for place in places]))
+        cores = _cores(path, len(places))
+        jobs = [Job(path, work, place, core) for place, core in zip(places, cores, strict=True)]
+        guests = stack.enter_context(_running(jobs))
         there = _run(guests, backend)
         reports = [guest.report() for guest in guests]
     for report in reports:
@@ -100,6 +105,14 @@ def measure_all_at_once(path: str, work: Workload, media: Sequence[Medium], imag
             raise ConfigError(report.refused)
     shares = [_judge(work, medium, report) for medium, report in zip(media, reports, strict=True)]
     return row_of(path, work, shares, _sum([report.counts or NOTHING for report in reports], there))
+
+
+def _cores(path: str, guests: int) -> list[int]:
+    """Machines whose threads take turns on one core are spread over all; -1: the host shall choose."""
+    if path not in ONE_CORE:
+        return [-1] * guests
+    allowed = sorted(os.sched_getaffinity(0))
+    return [allowed[guest % len(allowed)] for guest in range(guests)]
 
 
 @contextlib.contextmanager

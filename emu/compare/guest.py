@@ -32,17 +32,21 @@ class Job:
     path: str
     work: Workload
     place: Place
+    core: int = -1
+    """What the process keeps to, or -1."""
 
     def line(self) -> str:
         """As `read` takes it."""
-        return json.dumps({"path": self.path, "work": asdict(self.work), "place": self.place._asdict()})
+        work, place = asdict(self.work), self.place._asdict()
+        return json.dumps({"path": self.path, "work": work, "place": place, "core": self.core})
 
     @staticmethod
     def read(line: str) -> "Job":
         """The other way round."""
         found = json.loads(line)
         features = Features(*found["work"].pop("features"))
-        return Job(found["path"], Workload(**found["work"], features=features), Place(**found["place"]))
+        work = Workload(**found["work"], features=features)
+        return Job(found["path"], work, Place(**found["place"]), found["core"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ def main() -> None:
 
 def _do(job: Job) -> Report:
     text = bytearray()
+    if job.core >= 0:
+        os.sched_setaffinity(0, {job.core})
     machine = build_pc(machine_config(job.path, job.work, job.place), text.extend)
     try:
         _end_with_input(machine)
