@@ -94,6 +94,8 @@ class Machine:
         self.on_reset: list[Callable[[], None]] = []
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
+        self.foreign_writes = False
+        """Set before `power_on`: other processes write the guest's RAM by themselves."""
         self._roms: list[tuple[int, mmap.mmap]] = []
         self._closable: dict[tuple[int, int], bool] = {}
         self._powered = False
@@ -184,6 +186,7 @@ class Machine:
             fail=self.vcpu.fail,
             apic=apic.block.address,
             apic_eoi=0 if self.profile is not None or self.trace is not None else APIC_EOI,
+            foreign_writes=self.foreign_writes,
         )
         self.engine = make_engine(engine, ram, hooks, self.vcpu.wake_fd)
         self._powered = True
@@ -277,6 +280,10 @@ class Machine:
         if self._outcome is None:
             self._outcome = Outcome(OutcomeKind.STOPPED)
         self.vcpu.request_stop()
+
+    def foreign_wrote(self) -> None:
+        """Another process has written RAM, and the guest is about to hear of it; any thread."""
+        self.engine.foreign_wrote()
 
     def post_code(self, code: int) -> None:
         """Port 0x80 was written; whoever set `on_post_code` hears it."""

@@ -54,7 +54,8 @@ class EngineHooks(NamedTuple):
     gives None and `write_msr` False for #GP. `read_tpr`, `write_tpr`: CR8. `triple_fault`: the CPU has shut
     down. `fail`: an exception of ours that must not unwind through the engine. `apic`: the address of the
     local APIC's `InterruptBlock`, for INTA cycles without Python, and `apic_eoi` that of its EOI register,
-    for ends of interrupt without Python; 0 for none.
+    for ends of interrupt without Python; 0 for none. `foreign_writes`: other processes write RAM and do
+    not say where.
     """
 
     port_read: PortRead
@@ -70,6 +71,7 @@ class EngineHooks(NamedTuple):
     fail: Callable[[BaseException], None]
     apic: int = 0
     apic_eoi: int = 0
+    foreign_writes: bool = False
 
 
 class Signals(Protocol):
@@ -169,6 +171,9 @@ class Engine(Protocol):
 
     def forget_code(self, gpa: int, length: int) -> None:
         """Drop what was translated from the range; the vCPU stands still or this is its thread."""
+
+    def foreign_wrote(self) -> None:
+        """Another process has written RAM, who knows where; the guest is about to hear of it. Any thread."""
 
     def rip(self) -> int:
         """The address of the current instruction: between runs, and exact inside a port hook."""

@@ -34,6 +34,7 @@ from emu.cpu.layout import (
 )  # fmt: skip
 from emu.cpu.library import LIB, LIB_HELD, NARROW, SKIP_CB, AccessPrototypes, P
 from emu.cpu.native.load import MachineRecord, install, native, remove
+from emu.cpu.native.watch import ForeignWatch
 from emu.cpu.state import CODE16, CODE32, CODE64, CR0, CR4, DATA16, DATA32, EFER, HFLAGS, StartState
 from emu.errors import EngineError
 
@@ -156,6 +157,7 @@ class FastEngine:
             0, self._handle, fields.cpu, C.addressof(self._code), pages, wake_fd, 0, 0, 0, 1
         )
         install(self.record)
+        self.foreign = ForeignWatch(self.record, ram, self._ram) if hooks.foreign_writes else None
         self.doorbells: list[Doorbells] = []
         self._begin = C.c_uint64()
         self._host_tsc = TSC_CALL(native("host_tsc"))
@@ -258,6 +260,7 @@ class FastEngine:
         good = good and fields.halted.value == 1
         good = good and fields.cr[0] == uc.reg_read(handle, uc.UC_X86_REG_CR0)
         good = good and self.holds_code(PAGE, 1)  # the redirected calls reach our records
+        good = good and (self.foreign is None or self.foreign.covers(PAGE))
         page.raw = saved
         self.forget_code(PAGE, 32)
         if not good:
@@ -469,6 +472,9 @@ class FastEngine:
         """Drop what was translated from the range."""
         for at, end in self._spans(gpa, length):
             LIB_HELD.tb_invalidate_phys_range_x86_64(self._handle, at, end)
+
+    def foreign_wrote(self) -> None:
+        """Nothing to do: see `emu.cpu.native.watch`."""
 
     # ---- looking in --------------------------------------------------------------------------------
 

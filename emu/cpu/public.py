@@ -638,6 +638,10 @@ class PublicEngine:
         self._flush = True
         self._end_slice()
 
+    def foreign_wrote(self) -> None:
+        """Drop all translated code at the end of the slice: before an interrupt that follows is delivered."""
+        self._flush = True
+
     # ---- looking in --------------------------------------------------------------------------------
 
     def rip(self) -> int:

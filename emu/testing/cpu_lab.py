@@ -111,7 +111,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
     the low 32 bits of the address.
     """
 
-    def __init__(self, engine: EngineName = "fast") -> None:
+    def __init__(self, engine: EngineName = "fast", *, foreign_writes: bool = False) -> None:
         self.memory = GuestMemory(RAM)
         self.ram = self.memory.view(0, RAM)
         self.clock = HostClock()
@@ -138,6 +138,7 @@ class CpuLab(AbstractContextManager["CpuLab"]):
             write_tpr=self._write_tpr,
             triple_fault=vcpu.shut_down,
             fail=vcpu.fail,
+            foreign_writes=foreign_writes,
         )
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory.map))
         self.blocks = [RamBlock(0, RAM, base)]

@@ -1,13 +1,14 @@
 """Load the machine code and lead the engine to it.
 
-One copy a process. The engine's library is changed at five places (GOT slots), once, when the first fast
-engine is made: they cure its handling of pages that hold translated code. An engine without a record
-here behaves as before.
+One copy a process. The engine's library is changed at six places (GOT slots), once, when the first fast
+engine is made: they cure its handling of pages that hold translated code. One more is changed for the first
+machine whose memory other processes write. An engine without a record here behaves as before.
 """
 
 import ctypes as C
 import mmap
 import struct
+from collections.abc import Mapping
 
 from emu.cpu.layout import host_bytes
 from emu.cpu.library import LIB
@@ -30,6 +31,10 @@ _TABLE = (  # in the order of `struct table`
     "tlb_set_page_with_attrs_x86_64",
     "tlb_set_dirty_x86_64",
     "tlb_reset_dirty_by_vaddr_x86_64",
+    "tlb_flush_page_x86_64",
+    "tlb_flush_x86_64",
+    "tb_invalidate_phys_range_x86_64",
+    "tcg_tb_insert_x86_64",
 )
 _REDIRECTED = {
     "tlb_protect_code_x86_64": "protect_code",
@@ -37,7 +42,9 @@ _REDIRECTED = {
     "tlb_set_dirty_x86_64": "set_dirty",
     "tlb_set_page_with_attrs_x86_64": "set_page",
     "tlb_reset_dirty_by_vaddr_x86_64": "reset_dirty_by_vaddr",
+    "tlb_flush_page_x86_64": "flush_page",
 }
+_WATCHING = {"tcg_tb_insert_x86_64": "insert_block"}
 _PAGE = 4096
 _DT_PLTRELSZ, _DT_PLTGOT, _TAGS, _RESERVED_SLOTS = 2, 3, 28, 3
 _SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED = 324, 16
@@ -49,6 +56,7 @@ class MachineRecord(C.Structure):
     alarm: int
     waiting: int
     wake_fd: int
+    watch: int
 
     _fields_ = [
         ("next", C.c_uint64),
@@ -61,6 +69,7 @@ class MachineRecord(C.Structure):
         ("alarm", C.c_uint32),
         ("interrupts", C.c_uint64),
         ("one", C.c_uint64),
+        ("watch", C.c_uint64),
     ]
 
 
@@ -82,9 +91,10 @@ class _Native:
         self._table = (C.c_uint64 * (len(_TABLE) + 1)).from_address(self.base + blob.SYMBOLS["table"])
         self._table[: len(_TABLE)] = [_address(name) for name in _TABLE]
         self._records: list[MachineRecord] = []
-        # a signal may still carry the address of a closed machine's record: those stay, 72 bytes each
+        # a signal may still carry the address of a closed machine's record: those stay, 80 bytes each
         self._closed: list[MachineRecord] = []
-        _redirect(self)
+        self._watching = False
+        _redirect(self, _REDIRECTED)
         # for the thunk `poke`; with a second thread alive it would take 6 ms
         LIBC.syscall(_SYS_MEMBARRIER, _REGISTER_PRIVATE_EXPEDITED, 0, 0)
 
@@ -93,12 +103,17 @@ class _Native:
         self._records.append(record)
         self._table[len(_TABLE)] = C.addressof(record)
 
+    def watch(self) -> None:
+        if not self._watching:
+            _redirect(self, _WATCHING)
+            self._watching = True
+
     def remove(self, record: MachineRecord) -> None:
         self._records.remove(record)
         for i, kept in enumerate(self._records):
             kept.next = C.addressof(self._records[i - 1]) if i else 0
         self._table[len(_TABLE)] = C.addressof(self._records[-1]) if self._records else 0
-        record.cpu = record.uc = 0
+        record.cpu = record.uc = record.watch = 0
         self._closed.append(record)
 
 
@@ -119,6 +134,12 @@ def native(name: str) -> int:
 def install(record: MachineRecord) -> None:
     """Make the thunks serve an engine; before its first emu_start. The record must outlive the engine."""
     _native().add(record)
+
+
+def watch(record: MachineRecord, address: int) -> None:
+    """Let an engine look out for what other processes write; `address` is that of its `struct watch`."""
+    _native().watch()
+    record.watch = address
 
 
 def remove(record: MachineRecord) -> None:
@@ -144,11 +165,11 @@ def _slots(names: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def _redirect(loaded: _Native) -> None:
-    found = _slots(tuple(_REDIRECTED))
-    if found.keys() != _REDIRECTED.keys():
+def _redirect(loaded: _Native, calls: Mapping[str, str]) -> None:
+    found = _slots(tuple(calls))
+    if found.keys() != calls.keys():
         raise EngineError("the engine's library is not the one of unicorn 2.1.4")
     for name, slot in found.items():
         if LIBC.mprotect(C.c_void_p(slot & -_PAGE), C.c_size_t(_PAGE), mmap.PROT_READ | mmap.PROT_WRITE):
             raise EngineError("the engine's library cannot be made writable")
-        C.c_uint64.from_address(slot).value = loaded.base + blob.SYMBOLS[_REDIRECTED[name]]
+        C.c_uint64.from_address(slot).value = loaded.base + blob.SYMBOLS[calls[name]]

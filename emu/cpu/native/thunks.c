@@ -19,6 +19,11 @@ enum { ENV_RAX = 0, ENV_RCX = 8, ENV_RDX = 16, ENV_RSP = 32, ENV_R11 = 88, ENV_R
  * the victim entries, their io words, and a pointer to the io words of the table. */
 enum { TLB_FAST = -0x40, FAST_SIZE = 16, TLB_VICTIM = -0x840, DESC_SIZE = 0x2B8,
        VICTIM_IO = 0x200, TABLE_IO = 0x280, MMU_MODES = 3, VICTIMS = 8 };
+/* Before the victim entries of a mode: what large pages cover, address and mask. */
+enum { LARGE_ADDR = -0x30, LARGE_MASK = -0x28 };
+enum { ENV_CR0 = 424, CR0_PG = 1U << 31, EFER_NXE = 1 << 11 };
+/* A translated block: address, length, and the ram_addr of its one or two pages (-1: none). */
+enum { TB_PC = 0, TB_SIZE = 0x14, TB_PAGES = 0x48 };
 enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid, notdirty, mmio, discard */
 enum { IF = 0x200, RF = 0x10000, VM = 0x20000, PE = 1 << 7, LMA = 1 << 14, CS64 = 1 << 15 };
 enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
@@ -38,6 +43,7 @@ struct machine {                    /* one per engine; written by Python, must o
     u32 alarm;                      /* 1 once a deadline has passed, until Python clears it */
     u64 interrupts;                 /* delivered to the guest */
     u64 one;                        /* what is written to wake_fd */
+    struct watch *watch;            /* other processes write the guest's memory; NULL: none does */
 };
 
 struct table {                      /* at `table`, filled before the first call, then only read */
@@ -52,11 +58,15 @@ struct table {                      /* at `table`, filled before the first call,
     void (*set_page)(void *cpu, u64 vaddr, u64 paddr, u32 attrs, int prot, int mode, u64 size);
     void (*set_dirty)(void *cpu, u64 vaddr);
     void (*reset_dirty_by_vaddr)(void *cpu, u64 vaddr, u64 length);
+    void (*flush_page)(void *cpu, u64 vaddr);
+    void (*flush)(void *cpu);
+    void (*invalidate)(void *uc, u64 start, u64 end);
+    void (*insert_block)(void *tcg, void *block);
     struct machine *machines;
 };
 
 /* In .text, so that code finds it relative to RIP and the assembler needs no relocation. */
-__asm__(".text\n.p2align 6\ntable: .zero 128\n.p2align 6\n");
+__asm__(".text\n.p2align 6\ntable: .zero 192\n.p2align 6\n");
 extern struct table table __attribute__((visibility("hidden")));
 
 static long write_one(u64 fd, u64 *one)
@@ -182,12 +192,19 @@ static int x2apic_eoi(void *env, struct events *user)
     return 1;
 }
 
+static int is_nx_in_force(void *env)
+{
+    return FIELD(u32, env, ENV_CR0) & CR0_PG && FIELD(u64, env, ENV_EFER) & EFER_NXE;
+}
+
 void event(void *uc, u32 number, struct events *user)
 {
     void *env = FIELD(void *, user->cpu, CPU_ENV);
 
     if (number == EXIT_INTR) {
         FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) &= ~HARD;   /* once, before looking */
+        if (user->machine->watch && !is_nx_in_force(env))
+            table.flush(user->cpu);                         /* code is looked at again where it runs */
         int vector = user->machine->alarm ? -1 : inta(user->apic);
         if (vector < 0)
             vector = user->acknowledge();
@@ -380,7 +397,6 @@ u64 host_tsc(void)
     return (u64)high << 32 | low;
 }
 
-/* ---- the dirty-page cure: five engine calls redirected through the GOT -------------------- */
 static struct machine *machine_of(void *uc, void *cpu)
 {
     struct machine *m = table.machines;
@@ -389,6 +405,116 @@ static struct machine *machine_of(void *uc, void *cpu)
     return m;
 }
 
+
+/* ---- memory that other processes write -------------------------------------------------------------- */
+/* Nobody tells the engine of such a write. But what was written is executed through a mapping that is new to
+ * the TLB, so each entry that allows execution is checked as it is filled: what blocks were made of, line by
+ * line, against a copy from when they were made. */
+enum { LINE = 64, LINES = 64 };
+
+struct covered { u64 lines, doubtful; };    /* of one page, a bit a line */
+struct piece { u64 start, size; u8 *host; };                    /* of RAM, by ram_addr */
+struct watch {                      /* written by Python before it is seen here, must outlive the machine */
+    void *tcg;                      /* the engine's translator */
+    struct piece *pieces;           /* the largest one first */
+    u64 count;
+    u8 *copy;                       /* by ram_addr */
+    struct covered *covered;        /* by page of ram_addr */
+    u64 pages;
+    u64 checks, changes;            /* of pages; those that found something */
+};
+
+static u8 *host_page(struct watch *watch, u64 ram_addr)
+{
+    for (struct piece *piece = watch->pieces; piece < watch->pieces + watch->count; piece++)
+        if (ram_addr - piece->start < piece->size)
+            return piece->host + (ram_addr - piece->start & -PAGE);
+    return 0;
+}
+
+static int differs(u8 *line, u8 *copy)
+{
+    u64 *a = (u64 *)line, *b = (u64 *)copy;
+
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])
+            | (a[4] ^ b[4]) | (a[5] ^ b[5]) | (a[6] ^ b[6]) | (a[7] ^ b[7])) != 0;
+}
+
+/* A block was made of [from, to) of one page. A line that older blocks are made of keeps its copy, so that
+ * they are found; where the guest itself has changed it meanwhile, the copy is of no use to the new one. */
+static void cover(struct watch *watch, u64 from, u64 to)
+{
+    struct covered *covered = watch->covered + from / PAGE;
+    u8 *host = host_page(watch, from), *copy = watch->copy + (from & -PAGE);
+
+    if (!host)
+        return;
+    for (u64 at = from & -LINE; at < to; at += LINE) {
+        u64 bit = 1UL << (at / LINE % LINES), offset = at % PAGE;
+        if (!(covered->lines & bit)) {
+            covered->lines |= bit;
+            for (int i = 0; i < LINE; i += 8)
+                FIELD(u64, copy, offset + i) = FIELD(u64, host, offset + i);
+        } else if (differs(host + offset, copy + offset))
+            covered->doubtful |= bit;
+    }
+}
+
+/* A page has no blocks, or is about to have its first one. */
+static void uncover(struct machine *m, u64 ram_addr)
+{
+    if (m->watch && ram_addr / PAGE < m->watch->pages)
+        m->watch->covered[ram_addr / PAGE].lines = m->watch->covered[ram_addr / PAGE].doubtful = 0;
+}
+
+/* The page at `ram_addr`, which is at `host`, is about to be executed. */
+static void check_page(struct machine *m, u64 ram_addr, u8 *host)
+{
+    struct watch *watch = m->watch;
+    struct covered *covered = watch->covered + ram_addr / PAGE;
+    u8 *copy = watch->copy + ram_addr;
+
+    if (ram_addr / PAGE >= watch->pages || !m->has_code[ram_addr / PAGE])
+        return;
+    u64 stale = covered->doubtful;
+    for (u64 left = covered->lines; left; left &= left - 1) {
+        u64 line = __builtin_ctzl(left);
+        if (differs(host + LINE * line, copy + LINE * line))
+            stale |= 1UL << line;
+    }
+    watch->checks++;
+    if (!stale)
+        return;
+    watch->changes++;
+    covered->lines &= ~stale;
+    covered->doubtful = 0;
+    while (stale) {
+        u64 first = __builtin_ctzl(stale), end = first;
+        for (; end < LINES && stale >> end & 1; end++)
+            stale &= ~(1UL << end);
+        table.invalidate(m->uc, ram_addr + LINE * first, ram_addr + LINE * end);
+    }
+    /* One of them may come next all the same: where the block that runs jumps to it, or where the engine has
+     * just found it and looks at its second page. The next block ends at its start, and is looked for anew. */
+    FIELD(u16, FIELD(u8 *, m->cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
+}
+
+/* A block is complete and linked. */
+void insert_block(void *tcg, void *block)
+{
+    u64 start = FIELD(u64, block, TB_PC) % PAGE, end = start + FIELD(u16, block, TB_SIZE);
+    u64 first = FIELD(u64, block, TB_PAGES), second = FIELD(u64, block, TB_PAGES + 8);
+
+    for (struct machine *m = table.machines; m; m = m->next)
+        if (m->watch && m->watch->tcg == tcg && first != -1UL) {
+            cover(m->watch, first + start, first + (end < PAGE ? end : PAGE));
+            if (second != -1UL)
+                cover(m->watch, second, second + end - PAGE);
+        }
+    table.insert_block(tcg, block);
+}
+
+/* ---- the dirty-page cure: five engine calls redirected through the GOT -------------------- */
 enum { PATIENCE = 16 };             /* slow stores to a page without code until it counts as data */
 
 struct entry { u64 read, write, code, paddr, addend, pad[3]; };
@@ -416,6 +542,7 @@ void protect_code(void *uc, u64 ram_addr)
         return;
     u8 *env = FIELD(u8 *, m->cpu, CPU_ENV);
     ram_addr &= -PAGE;
+    uncover(m, ram_addr);
     if (ram_addr >> 12 < m->pages) {
         u8 *has_code = m->has_code + (ram_addr >> 12);
         u8 before = *has_code;
@@ -436,20 +563,32 @@ void protect_code(void *uc, u64 ram_addr)
 void unprotect_code(void *uc, u64 ram_addr)
 {
     struct machine *m = machine_of(uc, 0);
-    if (m && ram_addr >> 12 < m->pages && m->has_code[ram_addr >> 12])
+    if (!m)
+        return;
+    uncover(m, ram_addr);
+    if (ram_addr >> 12 < m->pages && m->has_code[ram_addr >> 12])
         m->has_code[ram_addr >> 12]--;
 }
 
-static void make_fast(struct machine *m, u64 vaddr, int mode)
+/* The entry that is looked at first for an address, and the ram_addr of its page where it is of that page. */
+static struct entry *entry_of(struct machine *m, u64 vaddr, int mode, u64 *ram_addr)
 {
     u8 *env = FIELD(u8 *, m->cpu, CPU_ENV);
     struct fast *fast = (struct fast *)(env + TLB_FAST + FAST_SIZE * mode);
     u64 index = vaddr >> 12 & fast->mask >> 6;
-    struct entry *entry = fast->table + index;
     struct io *io = FIELD(struct io *, env, TLB_VICTIM + DESC_SIZE * mode + TABLE_IO) + index;
 
+    *ram_addr = io->addr + (vaddr & -PAGE);
+    return fast->table + index;
+}
+
+static void make_fast(struct machine *m, u64 vaddr, int mode)
+{
+    u64 ram_addr;
+    struct entry *entry = entry_of(m, vaddr, mode, &ram_addr);
+
     vaddr &= -PAGE;
-    if (entry->write == (vaddr | NOTDIRTY) && !is_code(m, io->addr + vaddr))
+    if (entry->write == (vaddr | NOTDIRTY) && !is_code(m, ram_addr))
         entry->write = vaddr;
 }
 
@@ -470,8 +609,15 @@ void set_page(void *cpu, u64 vaddr, u64 paddr, u32 attrs, int prot, int mode, u6
 {
     struct machine *m = machine_of(0, cpu);
     table.set_page(cpu, vaddr, paddr, attrs, prot, mode, size);
-    if (m)
-        make_fast(m, vaddr, mode);
+    if (!m)
+        return;
+    if (m->watch) {
+        u64 ram_addr;
+        struct entry *entry = entry_of(m, vaddr, mode, &ram_addr);
+        if (entry->code == (vaddr & -PAGE))                 /* RAM that may be executed */
+            check_page(m, ram_addr, (u8 *)(entry->code + entry->addend));
+    }
+    make_fast(m, vaddr, mode);
 }
 
 /* A block was translated: protect_code has done what this call was for. */
@@ -479,4 +625,18 @@ void reset_dirty_by_vaddr(void *cpu, u64 vaddr, u64 length)
 {
     if (!machine_of(0, cpu))
         table.reset_dirty_by_vaddr(cpu, vaddr, length);
+}
+
+/* INVLPG of a large page: the engine keeps the blocks of all but the named 4 KiB ready to be run. */
+void flush_page(void *cpu, u64 vaddr)
+{
+    if (machine_of(0, cpu))
+        for (int mode = 0; mode < MMU_MODES; mode++) {
+            u8 *victim = FIELD(u8 *, cpu, CPU_ENV) + TLB_VICTIM + DESC_SIZE * mode;
+            if ((vaddr & -PAGE & FIELD(u64, victim, LARGE_MASK)) == FIELD(u64, victim, LARGE_ADDR)) {
+                table.flush(cpu);
+                return;
+            }
+        }
+    table.flush_page(cpu, vaddr);
 }
