@@ -1,4 +1,4 @@
-"""A back-end for tests of the front-end: right by default, and wrong in one message where a test says so."""
+"""For tests of the front-end: a machine without a CPU, and a back-end that a test can make wrong anywhere."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from emu.clock import GuestClock
 from emu.dataplanes.vhost_user.channel import Channel, Message
 from emu.dataplanes.vhost_user.messages import (
     F_PROTOCOL_FEATURES,
@@ -26,6 +27,7 @@ from emu.dataplanes.vhost_user.messages import (
 )
 from emu.devices.virtio.spec import BLK_F_FLUSH, F_RING_EVENT_IDX, F_VERSION_1
 from emu.errors import PeerError
+from emu.kernel.listener import Listener
 
 FEATURES = F_VERSION_1 | F_RING_EVENT_IDX | BLK_F_FLUSH | F_PROTOCOL_FEATURES
 PROTOCOL = (
@@ -39,12 +41,39 @@ PROTOCOL = (
 )
 CONFIG = struct.pack("<Q", 2048) + bytes(52)
 
+LIMIT_S = 20
+
 Answer = Callable[[Channel, Message], None]
 """What a test does instead of the right answer to one request."""
 
 
+class Host:
+    """A machine without a CPU: this test's thread is its vCPU, which makes the posted calls in `until`."""
+
+    def __init__(self) -> None:
+        self.clock = GuestClock()
+        self.failures: list[BaseException] = []
+        self.listener = Listener(self.failures.append)
+        self.calls: list[Callable[[], None]] = []
+        self._posted = threading.Condition()
+
+    def post(self, call: Callable[[], None]) -> None:
+        with self._posted:
+            self.calls.append(call)
+            self._posted.notify_all()
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Make posted calls until `done`."""
+        while not done():
+            with self._posted:
+                assert self._posted.wait_for(lambda: bool(self.calls), LIMIT_S), "nothing was posted"
+                calls, self.calls = self.calls, []
+            for call in calls:
+                call()
+
+
 class ScriptedBackend:
-    """Listens at `path` and serves one front-end after the other on a thread.
+    """Listens at `path` (with `dials` connects to it) and serves one front-end after the other on a thread.
 
     `heard` lists the requests of each connection; `fds` those that came with a request, by (request, vring).
     `wrong` replaces the answers to some requests.
@@ -59,28 +88,32 @@ class ScriptedBackend:
         queues: int = 2,
         base: int = 0,
         wrong: Mapping[Request, Answer] | None = None,
+        config: bytes = CONFIG,
+        dials: bool = False,
     ) -> None:
         self.features, self.protocol, self.queues, self.base = features, protocol, queues, base
         self.wrong = dict(wrong or {})
+        """May be changed while it serves."""
         self.heard: list[list[Message]] = []
         self.fds: dict[tuple[Request, int], int] = {}
         self.told = threading.Condition()
-        self.config = CONFIG
+        self.config = config
         self.inflight = os.memfd_create("inflight")
         os.ftruncate(self.inflight, 4096)
         self._channel: Channel | None = None
+        self._path, self._dials = path, dials
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._path = path
+        if not dials:
+            self._listener.bind(str(path))
+            self._listener.listen()
         self._closing = False
         self._thread = threading.Thread(target=self._main, daemon=True)
         self._thread.start()
 
     def names(self, connection: int = -1) -> list[str]:
-        """What was asked, in order."""
+        """What was asked, in order; nothing before the first connection."""
         with self.told:
-            return [message.name for message in self.heard[connection]]
+            return [message.name for message in self.heard[connection]] if self.heard else []
 
     def bodies(self, request: Request, connection: int = -1) -> list[bytes]:
         """The payloads of one request."""
@@ -101,8 +134,9 @@ class ScriptedBackend:
         if self._closing:
             return
         self._closing = True
-        self._path.unlink(missing_ok=True)
-        self._listener.shutdown(socket.SHUT_RDWR)
+        if not self._dials:
+            self._path.unlink(missing_ok=True)
+            self._listener.shutdown(socket.SHUT_RDWR)
         if self._channel is not None and self._channel.fileno() >= 0:
             with socket.socket(fileno=os.dup(self._channel.fileno())) as copy:
                 copy.shutdown(socket.SHUT_RDWR)
@@ -115,7 +149,7 @@ class ScriptedBackend:
     def _main(self) -> None:
         while not self._closing:
             try:
-                sock, _ = self._listener.accept()
+                sock = self._meet()
             except OSError:
                 return
             self._channel = Channel(sock, limit_s=20)
@@ -127,6 +161,17 @@ class ScriptedBackend:
             except (PeerError, OSError):
                 self._channel.close()
                 self._channel = None
+
+    def _meet(self) -> socket.socket:
+        if not self._dials:
+            return self._listener.accept()[0]
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(self._path))
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _answer(self, channel: Channel, message: Message) -> None:
         request = Request(message.request)

@@ -1,7 +1,10 @@
 """The VMM's end of vhost-user, against a back-end that a test can make wrong in any message."""
 
+import contextlib
 import gc
+import math
 import os
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +16,14 @@ from emu.bus.eventfd import EventFd
 from emu.clock import GuestClock
 from emu.dataplanes.vhost_user.channel import Channel, Message, connect
 from emu.dataplanes.vhost_user.connection import USER_BASE, Connection
+from emu.dataplanes.vhost_user.dialling import Server
 from emu.dataplanes.vhost_user.frontend import Kind, VhostUserPlane
 from emu.dataplanes.vhost_user.messages import (
     F_PROTOCOL_FEATURES,
+    FLAG_NEED_REPLY,
     FLAG_REPLY,
     PROTOCOL_F_MQ,
+    PROTOCOL_F_MTU,
     BackendRequest,
     Inflight,
     Request,
@@ -26,40 +32,22 @@ from emu.dataplanes.vhost_user.messages import (
     encode,
     encode_u64,
 )
+from emu.dataplanes.vhost_user.reconnect import FIRST_PAUSE_S, LONGEST_PAUSE_S, pause_after
 from emu.dataplanes.vhost_user.ring_watch import LATE_NS, SOON_NS
-from emu.devices.virtio.spec import BLK_F_FLUSH, F_RING_EVENT_IDX, F_VERSION_1, TYPE_BLK
+from emu.devices.virtio.spec import BLK_F_FLUSH, F_RING_EVENT_IDX, F_VERSION_1, TYPE_BLK, TYPE_NET
 from emu.errors import ConfigError, DriverError
-from emu.kernel.listener import Listener
 from emu.testing.driver_queue import DriverQueue
-from tests.vhost_user_backend import CONFIG, FEATURES, ScriptedBackend
+from tests.vhost_user_backend import CONFIG, FEATURES, LIMIT_S, PROTOCOL, Host, ScriptedBackend
 
-LIMIT_S = 20
 KIND = Kind(TYPE_BLK, BLK_F_FLUSH, 60)
 
 
-class Host:
-    """A machine without a CPU: this test's thread is its vCPU, which makes the posted calls in `until`."""
-
-    def __init__(self) -> None:
-        self.clock = GuestClock()
-        self.failures: list[BaseException] = []
-        self.listener = Listener(self.failures.append)
-        self.calls: list[Callable[[], None]] = []
-        self._posted = threading.Condition()
-
-    def post(self, call: Callable[[], None]) -> None:
-        with self._posted:
-            self.calls.append(call)
-            self._posted.notify_all()
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Make posted calls until `done`."""
-        while not done():
-            with self._posted:
-                assert self._posted.wait_for(lambda: bool(self.calls), LIMIT_S), "nothing was posted"
-                calls, self.calls = self.calls, []
-            for call in calls:
-                call()
+def negotiated(channel: Channel) -> Connection:
+    try:
+        return Connection(channel, 1)
+    except BaseException:
+        channel.close()
+        raise
 
 
 class Rig:
@@ -75,18 +63,14 @@ class Rig:
         self.interrupts = threading.Semaphore(0)
         self.call.bind(self.interrupts.release)
         self.errors: list[DriverError] = []
+        self.limit_s = 2.0
 
     def backend(self, **settings: object) -> ScriptedBackend:
         self.backends.append(ScriptedBackend(self.path, **settings))  # type: ignore[arg-type]  # by keyword
         return self.backends[-1]
 
     def dial(self) -> Connection:
-        channel = connect(str(self.path), limit_s=2)
-        try:
-            return Connection(channel, 1)
-        except BaseException:
-            channel.close()
-            raise
+        return negotiated(connect(str(self.path), limit_s=self.limit_s))
 
     def open(self) -> VhostUserPlane:
         self.plane = VhostUserPlane(self.dial, KIND, 1, 128, self.host, where="disk")
@@ -175,6 +159,7 @@ def test_an_old_back_end_without_protocol_features_serves(rig: Rig) -> None:
     kind = Kind(TYPE_BLK, BLK_F_FLUSH, config=b"own")
     rig.plane = VhostUserPlane(rig.dial, kind, 1, 128, host, where="disk")
     rig.start()
+    rig.backends[0].wait_for(Request.SET_VRING_KICK)  # it acknowledges nothing
     names = rig.backends[0].names()
     assert "SET_MEM_TABLE" in names
     assert not {"SET_VRING_ENABLE", "GET_QUEUE_NUM", "SET_STATUS", "GET_INFLIGHT_FD"} & set(names)
@@ -216,7 +201,7 @@ def test_the_next_back_end_goes_on_after_the_last_answer(rig: Rig) -> None:
     rig.driver.used_words[1] = 5
     first.die()
     second = rig.backend()
-    rig.host.until(lambda: len(second.heard) > 0 and "SET_VRING_ENABLE" in second.names())
+    rig.host.until(lambda: "SET_VRING_ENABLE" in second.names())
     (base,) = (VringState.decode(body, "") for body in second.bodies(Request.SET_VRING_BASE))
     assert base.num == 5
     assert "GET_INFLIGHT_FD" not in second.names(), "what was in flight must come from the first one"
@@ -235,7 +220,7 @@ def test_a_device_can_be_stopped_and_started_while_nobody_serves_it(rig: Rig) ->
     assert plane.stop() == {0: 3}
     rig.start()
     second = rig.backend()
-    rig.host.until(lambda: len(second.heard) > 0 and "SET_VRING_ENABLE" in second.names())
+    rig.host.until(lambda: "SET_VRING_ENABLE" in second.names())
     assert "GET_INFLIGHT_FD" in second.names(), "a ring that begins anew has nothing in flight"
 
 
@@ -248,6 +233,86 @@ def test_a_back_end_with_less_than_the_driver_was_promised_is_not_used(
     poor = rig.backend(features=FEATURES & ~BLK_F_FLUSH)
     rig.host.until(lambda: "lacks features" in caplog.text)
     assert "SET_VRING_KICK" not in poor.names()
+
+
+def test_a_back_end_with_fewer_queues_is_not_used_and_the_next_one_is(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = rig.backend()
+    plane = rig.start()
+    first.die()
+    rig.host.until(lambda: plane._connection is None)
+    poor = rig.backend(queues=0)
+    for _ in range(2000):
+        if "serves 0 queues" in caplog.text:
+            break
+        threading.Event().wait(0.01)
+    assert "SET_OWNER" not in poor.names()
+    poor.die()
+    good = rig.backend()
+    rig.host.until(lambda: "SET_VRING_ENABLE" in good.names())
+
+
+def test_the_driver_is_told_where_the_next_back_end_has_another_configuration(rig: Rig) -> None:
+    first = rig.backend()
+    plane = rig.start()
+    changed: list[bytes] = []
+    plane.on_config = lambda: changed.append(plane.config(0, 8))
+    first.die()
+    second = rig.backend()
+    rig.host.until(lambda: "SET_VRING_ENABLE" in second.names())
+    assert changed == [], "it is the same one"
+    second.die()
+    third = rig.backend(config=struct.pack("<Q", 4096) + bytes(52))
+    rig.host.until(lambda: "SET_VRING_ENABLE" in third.names())
+    assert changed == [struct.pack("<Q", 4096)]
+
+
+def test_the_next_pause_is_longer_where_a_back_end_left_at_once() -> None:
+    pauses = [0.0]
+    for _ in range(10):
+        pauses.append(pause_after(0.0, pauses[-1]))
+    assert pauses[1] == FIRST_PAUSE_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE_S
+    assert pause_after(1.0, LONGEST_PAUSE_S) == 0.0
+    assert pause_after(-math.inf, 0.0) == FIRST_PAUSE_S, "while it is adopted"
+
+
+def test_the_machine_may_listen_and_back_ends_connect(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(str(rig.path), "disk")
+    with contextlib.closing(server):
+        connected: list[ScriptedBackend] = [rig.backend(dials=True)]
+        rig.plane = VhostUserPlane(
+            lambda: negotiated(server.first()),
+            KIND,
+            1,
+            128,
+            rig.host,
+            where="disk",
+            again=lambda: negotiated(server()),
+        )
+        assert "waiting for a back-end to connect" in caplog.text
+        rig.start()
+        connected[0].die()
+        connected.append(rig.backend(dials=True))
+        rig.host.until(lambda: "SET_VRING_ENABLE" in connected[1].names())
+        assert os.eventfd_read(connected[1].fds[Request.SET_VRING_KICK, 0]) >= 1
+        rig.plane.stop()
+        rig.plane.close()
+    assert not rig.path.exists()
+
+
+def test_the_back_end_hears_of_the_mtu_where_it_wants_to(rig: Rig) -> None:
+    kind = Kind(TYPE_NET, 0, config=b"own", mtu=9000)
+    for protocol, told in ((PROTOCOL, []), (PROTOCOL | PROTOCOL_F_MTU, [encode_u64(9000)])):
+        backend = rig.backend(protocol=protocol)
+        rig.plane = VhostUserPlane(rig.dial, kind, 1, 128, rig.host, where="card")
+        rig.start()
+        assert backend.bodies(Request.NET_SET_MTU) == told
+        rig.plane.stop()
+        rig.plane.close()
+        backend.die()
 
 
 # ---- hostile back-ends -----------------------------------------------------------------------------
@@ -350,6 +415,86 @@ def test_a_back_end_that_fails_later_is_let_go_and_the_next_one_serves(
     rig.host.until(lambda: "SET_VRING_ENABLE" in first.names())
     rig.plane.stop()
     assert descriptors() <= before + 12  # the ring's events at both ends, and what is in flight
+
+
+def half(channel: Channel, message: Message) -> None:
+    """The begin of an answer, and nothing more."""
+    os.write(channel.fileno(), encode(message.request, encode_u64(0), FLAG_REPLY)[:15])
+
+
+LEAVING = {"dies": hang_up, "stalls": silence, "stalls within an answer": half}
+STARTING = [
+    Request.SET_FEATURES,
+    Request.SET_STATUS,
+    Request.GET_MAX_MEM_SLOTS,
+    Request.ADD_MEM_REG,
+    Request.GET_INFLIGHT_FD,
+    Request.SET_INFLIGHT_FD,
+    Request.SET_VRING_ERR,
+    Request.SET_VRING_NUM,
+    Request.SET_VRING_BASE,
+    Request.SET_VRING_ADDR,
+    Request.SET_VRING_CALL,
+    Request.SET_VRING_KICK,
+    Request.SET_VRING_ENABLE,
+]
+
+
+@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize("request_", STARTING, ids=lambda request: request.name)
+def test_a_back_end_may_leave_at_any_message_of_the_start(
+    rig: Rig, caplog: pytest.LogCaptureFixture, request_: Request, how: str
+) -> None:
+    rig.limit_s = 0.2
+    first = rig.backend(wrong={request_: LEAVING[how]})
+    plane = rig.start()
+    assert request_.name in first.names(0)
+    assert "the back-end is lost" in caplog.text
+    first.wrong.clear()
+    rig.host.until(lambda: "the back-end is back" in caplog.text)
+    assert os.eventfd_read(first.fds[Request.SET_VRING_KICK, 0]) >= 1
+    os.eventfd_write(first.fds[Request.SET_VRING_CALL, 0], 1)
+    assert rig.interrupts.acquire(timeout=LIMIT_S)
+    assert plane.stop() == {0: 0}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize(
+    "request_",
+    [Request.SET_VRING_ENABLE, Request.GET_VRING_BASE, Request.SET_STATUS],
+    ids=lambda request: request.name,
+)
+def test_a_back_end_may_leave_at_any_message_of_the_end(
+    rig: Rig, caplog: pytest.LogCaptureFixture, request_: Request, how: str
+) -> None:
+    rig.limit_s = 0.2
+    backend = rig.backend(base=4)
+    plane = rig.start()
+    rig.driver.used_words[1] = 4
+    backend.wrong[request_] = LEAVING[how]
+    assert plane.stop() == {0: 4}
+    assert "the back-end is lost" in caplog.text
+    backend.wrong.clear()
+    rig.start()
+    rig.host.until(lambda: "the back-end is back" in caplog.text)
+    assert plane.stop() == {0: 4}
+
+
+def test_a_back_end_that_tells_of_changes_all_the_time_is_asked_when_there_is_time(rig: Rig) -> None:
+    backend = rig.backend()
+    plane = rig.open()
+    changes: list[bool] = []
+    plane.on_config = lambda: changes.append(True)
+    backend.wait_for(Request.SET_BACKEND_REQ_FD)
+    told = encode(BackendRequest.CONFIG_CHANGE_MSG)
+    with socket.socket(fileno=os.dup(backend.fds[Request.SET_BACKEND_REQ_FD, 0])) as sock:
+        for _ in range(1000):
+            sock.sendall(told)
+        sock.sendall(encode(BackendRequest.CONFIG_CHANGE_MSG, flags=FLAG_NEED_REPLY))
+        sock.settimeout(LIMIT_S)
+        assert sock.recv(20) == encode(BackendRequest.CONFIG_CHANGE_MSG, encode_u64(0), FLAG_REPLY)
+    rig.host.until(lambda: bool(changes))
+    assert len(changes) == 1
 
 
 def test_an_answer_to_get_vring_base_that_is_none_stops_at_the_last_answer(rig: Rig) -> None:

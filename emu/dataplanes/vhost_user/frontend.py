@@ -113,7 +113,6 @@ class VhostUserPlane:
         self._area: InflightArea | None = None
         self._costs = Costs()
         self._listener_costs = Costs()
-        self._errors = [EventFd(f"{where} error {i}") for i in range(queues)]
         self._reconnector = Reconnector(again or connect, host.post, self._adopt)
         self._requests: BackendChannel | None = None
         join_global_barrier()
@@ -130,6 +129,7 @@ class VhostUserPlane:
         except BaseException:
             self._connection.close()
             raise
+        self._errors = [EventFd(f"{where} error {i}") for i in range(queues)]
 
     def _meet(self, connection: Connection) -> bytes:
         """The first back-end decides what the device is; returns its configuration."""

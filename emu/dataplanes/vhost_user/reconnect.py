@@ -21,6 +21,13 @@ EAGER: Final = 1000
 """Tries with the first pause; then they get rarer, for a back-end that may never come."""
 
 
+def pause_after(lived_s: float, before_s: float) -> float:
+    """Seconds to wait where a back-end served so long, and the pause before that one was `before_s`."""
+    if lived_s > SHORT_LIFE_S:
+        return 0.0
+    return min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * before_s))
+
+
 class Reconnector:
     """Tries `connect` until it works, then has `adopt` called by `post`. Used from the vCPU thread.
 
@@ -42,8 +49,7 @@ class Reconnector:
             return
         if self._thread is not None:
             self._thread.join()  # it has handed its connection over, so it is at its end
-        short = time.monotonic() - self._adopted_at < SHORT_LIFE_S
-        self._before_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self._before_s)) if short else 0.0
+        self._before_s = pause_after(time.monotonic() - self._adopted_at, self._before_s)
         self._thread = threading.Thread(target=self._main, name="vhost-user-reconnect", daemon=True)
         self._thread.start()
 
