@@ -136,5 +136,7 @@ def vhost_user_plane(
         spent_there=None if counters is None else functools.partial(read_counters, counters),
         again=lambda: negotiate(dialler()),
     )
+    machine.foreign_writes = True
+    plane.on_call = machine.foreign_wrote
     machine.on_close.insert(0, plane.close)
     return plane

@@ -80,7 +80,8 @@ class Kind:
 class VhostUserPlane:
     """A `DataPlane`. `connect` makes a negotiated connection to the one back-end; `where` is for messages.
 
-    `again` does so once the first one is lost; without it `connect` does.
+    `again` does so once the first one is lost; without it `connect` does. `on_call` hears of each interrupt
+    before the guest does.
     Raises ConfigError where there is none, or one that cannot serve this device.
     """
 
@@ -108,6 +109,7 @@ class VhostUserPlane:
         self._accepted = 0
         self._report: Callable[[int, DriverError], None] = _nobody
         self.on_config: Callable[[], None] = lambda: None
+        self.on_call: Callable[[], None] = lambda: None
         """Told, on the vCPU thread, that the configuration has changed by itself."""
         self._running = self._memory_sent = False
         self._area: InflightArea | None = None
@@ -116,7 +118,7 @@ class VhostUserPlane:
         self._reconnector = Reconnector(again or connect, host.post, self._adopt)
         self._requests: BackendChannel | None = None
         join_global_barrier()
-        self.ring_watch = RingWatch(host.clock)
+        self.ring_watch = RingWatch(host.clock, self._tell)
         try:
             self._connection: Connection | None = connect()
         except (OSError, PeerError) as error:
@@ -215,7 +217,7 @@ class VhostUserPlane:
         for vring in self._vrings:
             if vring.enabled and vring.kick is not None and vring.call is not None:
                 vring.kick.write()
-                vring.call.signal()
+                self._tell(vring.call)
 
     # ---- DataPlane ---------------------------------------------------------------------------------
 
@@ -279,6 +281,11 @@ class VhostUserPlane:
         costs.interrupts += 1
         costs.handoffs += 1
         costs.syscalls += 1
+        self._tell(call)
+
+    def _tell(self, call: EventFd) -> None:
+        """Any thread: an interrupt for the guest, who may then look at what the back-end has written."""
+        self.on_call()
         call.signal()
 
     def _begin(self, connection: Connection) -> None:

@@ -6,6 +6,7 @@ and so may the used index and the guest's wish for an interrupt. Such a loss lea
 ring that stands still between two looks gets one kick and one interrupt more for what it holds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,10 +35,13 @@ class Watched:
 
 
 class RingWatch:
-    """Looks at the rings of one device while it runs. The vCPU thread's own. `kicks` counts its kicks."""
+    """Looks at the rings of one device while it runs. The vCPU thread's own. `kicks` counts its kicks.
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    `tell` passes a ring's call event on to the guest.
+    """
+
+    def __init__(self, clock: Clock, tell: Callable[[EventFd], None]) -> None:
+        self._clock, self._tell = clock, tell
         self._rings: list[Watched] = []
         self._timer: Timer | None = None
         self._still = 0
@@ -84,5 +88,5 @@ class RingWatch:
             self.kicks += 1
             ring.kick.write()
         if now[1] != ring.settled[1]:
-            ring.call.signal()
+            self._tell(ring.call)
         ring.settled = now
