@@ -162,11 +162,11 @@ class Front:
         """A message with a reply."""
         return self.line.ask(request, body, fds, reply=True)
 
-    def negotiate(self, features: int | None = None) -> None:
+    def negotiate(self, features: int | None = None, protocol: int = PROTOCOL_FEATURES) -> None:
         """Features and protocol features."""
         self.ask(Request.GET_FEATURES)
         self.ask(Request.GET_PROTOCOL_FEATURES)
-        self.tell(Request.SET_PROTOCOL_FEATURES, encode_u64(PROTOCOL_FEATURES))
+        self.tell(Request.SET_PROTOCOL_FEATURES, encode_u64(protocol))
         self.tell(Request.SET_OWNER)
         self.tell(Request.SET_FEATURES, encode_u64(self.features if features is None else features))
 
