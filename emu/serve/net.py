@@ -130,8 +130,9 @@ class Cards:
         return open_device
 
     def _closed(self, card: ServedNet) -> None:
-        self._open.remove(card)
-        self._gone = self._gone.total(card.costs)
+        if card in self._open:
+            self._open.remove(card)
+            self._gone = self._gone.total(card.costs)
 
     def costs(self) -> Costs:
         """Of all cards so far."""
