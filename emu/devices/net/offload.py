@@ -34,7 +34,7 @@ def finish(frame: Buffers, offload: Offload | None) -> list[bytes | bytearray]:
         raise FrameError(f"a frame of {len(whole)} bytes")
     if offload is None:
         return [whole]
-    if offload.gso_type & ~NET_GSO_ECN != NET_GSO_NONE:
+    if offload.gso_type != NET_GSO_NONE:
         return segments(whole, offload)
     return [with_checksum(whole, offload)]
 
@@ -69,10 +69,8 @@ def checked(frame: bytes, offload: Offload) -> Offload:
     """The same, for who hands it on, where `finish` would do it. Raises FrameError."""
     if offload.needs_csum:
         _checksum_place(frame, offload)
-    if offload.gso_type & ~NET_GSO_ECN != NET_GSO_NONE:
+    if offload.gso_type != NET_GSO_NONE:
         return offload._replace(hdr_len=_header_end(frame, offload))
-    if offload.gso_type:
-        raise FrameError(f"segmentation of type {offload.gso_type:#x}")
     return offload._replace(gso_size=0, hdr_len=0)
 
 
