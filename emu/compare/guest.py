@@ -74,8 +74,11 @@ class Report:
 def main() -> None:
     """Do one job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends this process
+    line = sys.stdin.readline()
+    if not line:
+        return  # the parent has ended already
     try:
-        report = _do(Job.read(sys.stdin.readline()))
+        report = _do(Job.read(line))
     except (EmuError, OSError) as error:
         report = Report(refused=str(error))
     print(report.line(), flush=True)
