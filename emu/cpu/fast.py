@@ -260,7 +260,7 @@ class FastEngine:
         good = good and fields.halted.value == 1
         good = good and fields.cr[0] == uc.reg_read(handle, uc.UC_X86_REG_CR0)
         good = good and self.holds_code(PAGE, 1)  # the redirected calls reach our records
-        good = good and (self.foreign is None or self.foreign.covers(PAGE))
+        good = good and (self.foreign is None or self.foreign.covers(self._spans(PAGE, 1)[0][0]))
         page.raw = saved
         self.forget_code(PAGE, 32)
         if not good:
