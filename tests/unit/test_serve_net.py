@@ -1,34 +1,25 @@
 """vhost-user-net without a guest: sessions, two front-ends on one switch, the uplink, the command."""
 
-import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from emu.bus.memory import GuestMemory
-from emu.dataplanes.vhost_user.channel import connect
 from emu.dataplanes.vhost_user.messages import (
-    F_PROTOCOL_FEATURES,
     PROTOCOL_F_CONFIG,
     PROTOCOL_F_INFLIGHT_SHMFD,
-    PROTOCOL_F_MQ,
-    PROTOCOL_F_MTU,
-    PROTOCOL_F_RARP,
-    PROTOCOL_F_REPLY_ACK,
     ProtocolError,
     Request,
     decode_u64,
     encode_u64,
 )
 from emu.devices.virtio.spec import (
-    F_RING_EVENT_IDX,
     F_VERSION_1,
     NET_F_CSUM,
     NET_F_GUEST_CSUM,
@@ -41,87 +32,9 @@ from emu.serve.counters import read_counters
 from emu.serve.net import Cards
 from emu.serve.session import Session
 from emu.serve.switch import Port, Switch
-from emu.testing.driver_queue import RINGS_AT, DriverQueue
 from emu.testing.e1000_driver import Cable
-from tests.serve_lab import Desk, Direct, Front, OverSocket, open_fds, shared_maps, wait_readable
-
-FEATURES = F_VERSION_1 | F_PROTOCOL_FEATURES | F_RING_EVENT_IDX | NET_F_MRG_RXBUF
-PROTOCOL = PROTOCOL_F_REPLY_ACK | PROTOCOL_F_MQ | PROTOCOL_F_RARP | PROTOCOL_F_MTU
-HEADER, RECEIVED = bytes(12), bytes(10) + b"\x01\x00"
-BROADCAST = b"\xff" * 6
-KIND = b"\x88\xb5"
-LIMIT_S = 20.0
-ROOT = Path(__file__).parents[2]
-SECOND_RING = 1 << 20
-
-
-def mac(number: int) -> bytes:
-    return struct.pack(">HI", 0x5254, number)
-
-
-def frame(to: bytes, source: bytes, payload: bytes = b"", kind: bytes = KIND) -> bytes:
-    return to + source + kind + payload.ljust(46, b"\0")
-
-
-class NetFront(Front):
-    """A machine with a card: the ring of `driver` receives, `tx` sends."""
-
-    def __init__(self, line: Direct | OverSocket, features: int = FEATURES) -> None:
-        memory = GuestMemory(4 * SECOND_RING)
-        rings = [
-            DriverQueue(64, event_idx=True, memory=memory, rings_at=at) for at in (RINGS_AT, 2 * SECOND_RING)
-        ]
-        super().__init__(line, queue=rings[0])
-        self.features, self.tx = features, rings[1]
-
-    def negotiate(self, features: int | None = None) -> None:
-        """As a front-end that knows what net has."""
-        self.ask(Request.GET_FEATURES)
-        self.ask(Request.GET_PROTOCOL_FEATURES)
-        self.tell(Request.SET_PROTOCOL_FEATURES, encode_u64(PROTOCOL))
-        self.tell(Request.SET_OWNER)
-        self.tell(Request.SET_FEATURES, encode_u64(self.features if features is None else features))
-
-    def plug(self) -> None:
-        """Everything, with 32 buffers to receive into."""
-        self.negotiate()
-        self.share_memory()
-        for _ in range(32):
-            self.driver.add(2000)
-        self.driver.want_interrupts(True)
-        for index, ring in ((0, self.driver), (1, self.tx)):
-            self.driver, kept = ring, self.driver
-            self.set_ring(index)
-            self.start_ring(index)
-            self.driver = kept
-
-    def send(self, data: bytes) -> None:
-        """One frame; its kick is written."""
-        self.tx.used()
-        self.tx.add(HEADER + data)
-        self.kick.write()
-
-    def received(self) -> list[bytes]:
-        """Frames that have come; as many new buffers are given."""
-        found: list[bytes] = []
-        while used := self.driver.used():
-            found += [self.driver.written(head)[:length] for head, length in used]
-            for _ in used:
-                self.driver.add(2000)
-            self.driver.want_interrupts(True)  # then look again: one may have come just before
-        if found and self.driver.needs_kick():
-            self.kick.write()
-        return found
-
-    def expect(self, count: int) -> list[bytes]:
-        """Wait for so many frames."""
-        found = self.received()
-        while len(found) < count:
-            wait_readable(self.call.fd, LIMIT_S)
-            self.called()
-            found += self.received()
-        assert len(found) == count
-        return found
+from tests.serve_lab import Desk, Direct, open_fds, shared_maps
+from tests.serve_net_lab import BROADCAST, LIMIT_S, PROTOCOL, RECEIVED, ROOT, NetFront, frame, mac, serving
 
 
 class Bench:
@@ -290,38 +203,6 @@ def test_a_front_end_that_leaves_leaves_the_switch_and_nothing_of_it_stays(bench
 # ---- the command -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def serving(folder: Path, *words: str, guests: int = 1) -> Iterator[list[NetFront]]:
-    """The command, and a front-end plugged into each of its sockets; it must end cleanly."""
-    paths = [str(folder / f"s{i}") for i in range(guests)]
-    sockets = [word for path in paths for word in ("--socket", path)]
-    command = [sys.executable, "-m", "emu", "serve", "vhost-user-net", *sockets, *words]
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        ) as process,
-        ExitStack() as undo,
-    ):
-        try:
-            assert process.stdout is not None
-            for path in paths:
-                assert process.stdout.readline() == f"listening on {path}\n"
-            fronts = []
-            for path in paths:
-                channel = connect(path)
-                undo.callback(channel.close)
-                fronts.append(NetFront(OverSocket(channel)))
-                undo.callback(fronts[-1].close)
-                fronts[-1].plug()
-                fronts[-1].ask(Request.GET_FEATURES)  # it has done all that came before
-            yield fronts
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(LIMIT_S)
-    assert process.returncode == 0
-    assert not any(Path(path).exists() for path in paths)
-
-
 @pytest.mark.parametrize("poll", [False, True])
 def test_the_echo_port_answers_each_front_end_and_counts(tmp_path: Path, poll: bool) -> None:
     counters = str(tmp_path / "counters")
@@ -365,7 +246,7 @@ def listen(path: str) -> socket.socket:
 
 
 def talk(server: socket.socket, front: NetFront) -> None:
-    """A frame up, and more down than one turn has."""
+    """A frame up, and more down than one turn has; then nobody listens, and the connection ends."""
     up, down = frame(BROADCAST, mac(1), b"up"), frame(BROADCAST, mac(2), b"down")
     far, _ = server.accept()
     with far:
@@ -374,14 +255,14 @@ def talk(server: socket.socket, front: NetFront) -> None:
         assert far.recv(1000) == struct.pack(">I", 60) + up
         far.sendall((struct.pack(">I", 60) + down) * 200)
         assert front.expect(200) == [RECEIVED + down] * 200
+        Path(server.getsockname()).unlink()
+        server.close()
 
 
 def test_an_uplink_brings_frames_and_comes_back_when_it_was_lost(tmp_path: Path) -> None:
     path = str(tmp_path / "up")
     with listen(path) as first, serving(tmp_path, "--uplink", path) as (front,):
         talk(first, front)
-        first.close()
-        Path(path).unlink()
         with listen(path) as second:
             talk(second, front)
 
