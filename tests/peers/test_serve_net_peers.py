@@ -27,12 +27,7 @@ RETRY_S = 0.2
 def virtio_user(path: Path, pairs: int) -> list[str]:
     """testpmd as front-end; it answers ARP and ping for every address, and takes a core."""
     words = [TESTPMD, "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--lcores=(0,1)@(0,1)"]
-    words += [
-        f"--file-prefix=emu{os.getpid()}",
-        "--vdev",
-        f"net_virtio_user0,path={path},queues={pairs}",
-        "--",
-    ]
+    words += [f"--file-prefix=emu{os.getpid()}", f"--vdev=net_virtio_user0,path={path},queues={pairs}"]
     words += ["--", "--forward-mode=icmpecho", "--auto-start", "--stats-period=2", "--total-num-mbufs=4096"]
     return [*words, "--no-mlockall", f"--rxq={pairs}", f"--txq={pairs}"]
 
