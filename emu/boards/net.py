@@ -5,6 +5,7 @@ from typing import Final
 
 from emu.boards.vhost_user import vhost_user_plane
 from emu.boards.virtio import is_on, put_on_pci, ring_features, slot_of
+from emu.bus.option_rom import OptionRom
 from emu.bus.pci import PciBus
 from emu.bus.types import MsiTarget
 from emu.config import DeviceConfig, MachineConfig, NetdevConfig
@@ -15,6 +16,7 @@ from emu.dataplanes.split_control import WithControl
 from emu.dataplanes.types import DataPlane
 from emu.dataplanes.vhost import vhost_plane
 from emu.dataplanes.vhost_user.frontend import Kind
+from emu.devices.host_bridge import INTEL
 from emu.devices.net.dump import MAX_LENGTH, Dumped, PcapFile
 from emu.devices.net.echo import EchoPort
 from emu.devices.net.link import Address, Connecting, Listening, StreamLink, connected
@@ -48,10 +50,12 @@ DATA_FEATURES: Final = (
 
 
 class Nets:
-    """Builds the cards that `config` lists. Raises ConfigError."""
+    """Builds the cards that `config` lists; `boots`: firmware may boot from them. Raises ConfigError."""
 
-    def __init__(self, machine: Machine, pci: PciBus, msi: MsiTarget, config: MachineConfig) -> None:
-        self._machine, self._pci, self._msi, self._config = machine, pci, msi, config
+    def __init__(
+        self, machine: Machine, pci: PciBus, msi: MsiTarget, config: MachineConfig, *, boots: bool = False
+    ) -> None:
+        self._machine, self._pci, self._msi, self._config, self._boots = machine, pci, msi, config, boots
         self._netdevs = {each.id: each for each in config.netdevs}
         self.devices: list[VirtioDevice] = []
         self.cards = 0
@@ -82,10 +86,17 @@ class Nets:
                 backend = Dumped(backend, file)
         return backend
 
+    def _rom(self, device: DeviceConfig, default: str, identity: tuple[int, int]) -> OptionRom | None:
+        if not self._boots and not device.properties.get("romfile"):
+            return None
+        from emu.boards.option_roms import rom_of  # noqa: PLC0415 - most machines have none
+
+        return rom_of(device.driver, device.properties, default, identity, boots=self._boots)
+
     # ---- e1000 -------------------------------------------------------------------------------------
 
     def _add_e1000(self, device: DeviceConfig, netdev: NetdevConfig) -> None:
-        from emu.devices.e1000 import E1000  # noqa: PLC0415 - most machines have none
+        from emu.devices.e1000 import DEVICE_ID, E1000  # noqa: PLC0415 - most machines have none
 
         if netdev.kind == "vhost-user" or is_on(netdev.properties, "vhost", default=False):
             raise ConfigError(
@@ -94,6 +105,8 @@ class Nets:
         machine, backend = self._machine, self._open(netdev)
         name = device.properties.get("id", f"e1000-{self.cards}" if self.cards else "e1000")
         card = E1000(machine.memory, machine.clock, backend, self._mac(device), machine.post, name)
+        if (rom := self._rom(device, "pxe-e1000.rom", (INTEL, DEVICE_ID))) is not None:
+            card.function.add_rom(rom)
         self._pci.add(card.function, slot_of(self._pci, name, device.properties.get("addr")))
         machine.ledger.add_costs(card.costs)
         machine.ledger.add_costs_of(lambda: backend.costs)
@@ -138,6 +151,7 @@ class Nets:
             class_code=CLASS_ETHERNET,
             queue_size=size,
             vectors=vectors,
+            rom=self._rom(device, "pxe-virtio.rom", (spec.PCI_VENDOR, spec.PCI_DEVICE_BASE + spec.TYPE_NET)),
         )
         self.devices.append(made)
         if service is not None:

@@ -294,7 +294,8 @@ class PcBoard:
     def _nets(self) -> "Nets":
         from emu.boards import net  # noqa: PLC0415 - as above
 
-        return net.Nets(self.machine, self.pci, self.lapic, self._config)
+        boots = self._has_firmware and "n" in self._config.boot_order
+        return net.Nets(self.machine, self.pci, self.lapic, self._config, boots=boots)
 
     def _vhost_user(self) -> "VhostUserDevices":
         from emu.boards import vhost_user  # noqa: PLC0415 - as above

@@ -6,6 +6,7 @@ from emu.boards.disks import Disk
 from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
 from emu.bus.ledger import Row
+from emu.bus.option_rom import OptionRom
 from emu.bus.pci import PciBus
 from emu.bus.types import MsiTarget
 from emu.dataplanes.inline import inline_plane
@@ -88,6 +89,7 @@ def put_on_pci(
     class_code: int,
     queue_size: int,
     vectors: int | None = None,
+    rom: OptionRom | None = None,
 ) -> VirtioDevice:
     """Give a data plane its device, its PCI function and its doorbells.
 
@@ -99,6 +101,8 @@ def put_on_pci(
     transport = VirtioPci(
         device, msi, bind_irqfd, class_code=class_code, vectors=vectors, on_doorbells=doorbells.update
     )
+    if rom is not None:
+        transport.function.add_rom(rom)
     pci.add(transport.function, slot)
     machine.on_close.insert(0, device.close)
     machine.ledger.add_costs(transport.costs)

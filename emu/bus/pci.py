@@ -1,7 +1,7 @@
 """PCI bus 0: configuration mechanism #1, functions, BARs and INTx wiring.
 
-Source: PCI Local Bus Specification 3.0: 3.2.2.3.2 (mechanism #1), 6.2 (header), 6.2.5 (base addresses),
-2.2.6 (interrupt pins). Everything here belongs to the vCPU thread.
+Source: PCI Local Bus Specification 3.0: 3.2.2.3.2 (mechanism #1), 6.2 (header), 6.2.5 (base addresses and the
+expansion ROM's), 2.2.6 (interrupt pins). Everything here belongs to the vCPU thread.
 """
 
 import enum
@@ -18,9 +18,11 @@ from emu.bus.pci_config import (
     COMMAND_MASTER,
     COMMAND_MEMORY,
     CONFIG_SIZE,
+    EXPANSION_ROM,
     HEADER_MULTIFUNCTION,
     HEADER_TYPE,
     INTERRUPT_PIN,
+    ROM_ENABLE,
     STATUS,
     STATUS_INTERRUPT,
     ConfigSpace,
@@ -36,6 +38,10 @@ _ADDRESS_BITS = 0x80FF_FFFC
 _RESET_CONTROL = 1  # port 0xCF9 lies between the bytes of CONFIG_ADDRESS
 _ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF}
 _UPDATES_FROM, _UPDATES_TO = COMMAND, BAR0 + 4 * BARS  # writes in here may move windows
+_ROM_TO = EXPANSION_ROM + 4  # and in there
+
+ROM, ROM_LEAST, ROM_MOST = 6, 0x800, 1 << 24
+"""`Bar.number` of the expansion ROM, and the sizes that it may have. Source: 6.2.5.2."""
 
 BUS_KIND, FUNCTION_KIND = "pci-bus", "pci-function"
 
@@ -85,6 +91,7 @@ class BarWindow(NamedTuple):
 class Bar(NamedTuple):
     """One base address register: `size` bytes (a power of two) with the windows inside of it.
 
+    Number ROM has an enable bit of its own besides COMMAND's.
     `on_move(base)` is told of each new place, None while it is not decoded: for pages mapped by other
     means, and doorbells.
     """
@@ -102,6 +109,11 @@ class Bar(NamedTuple):
         return self.kind.value | (0x8 if self.prefetch else 0)
 
     @property
+    def register(self) -> int:
+        """Where it is in configuration space."""
+        return EXPANSION_ROM if self.number == ROM else BAR0 + 4 * self.number
+
+    @property
     def width(self) -> int:
         """Bytes of configuration space."""
         return 8 if self.kind is BarKind.MEM64 else 4
@@ -109,10 +121,13 @@ class Bar(NamedTuple):
 
 def _check(bar: Bar) -> None:
     """Raise MapError for what PCI cannot express."""
-    least = 4 if bar.kind is BarKind.IO else 16
+    least = ROM_LEAST if bar.number == ROM else 4 if bar.kind is BarKind.IO else 16
     if bar.size < least or bar.size & (bar.size - 1):
         raise MapError(f"BAR {bar.number}: {bar.size:#x} bytes is not a power of two of at least {least}")
-    if not 0 <= bar.number <= BARS - bar.width // 4:
+    if bar.number == ROM:
+        if bar.kind is not BarKind.MEM32 or bar.size > ROM_MOST:
+            raise MapError(f"an expansion ROM of {bar.size:#x} bytes: at most {ROM_MOST:#x} are possible")
+    elif not 0 <= bar.number <= BARS - bar.width // 4:
         raise MapError(f"BAR {bar.number}: a function has BARs 0 to {BARS - 1}")
     for window in bar.windows:
         if window.offset + window.region.size > bar.size:
@@ -129,7 +144,7 @@ class _Decoder:
 
     def __init__(self, bar: Bar, name: str) -> None:
         self.bar, self.name = bar, name
-        self.offset = BAR0 + 4 * bar.number
+        self.offset = bar.register
         self.wanted: int | None = None
         self.base: int | None = None
         self.mapped: list[int] = []
@@ -140,7 +155,10 @@ class _Decoder:
         bar = self.bar
         if not command & (COMMAND_IO if bar.kind is BarKind.IO else COMMAND_MEMORY):
             return None
-        return config.get(self.offset, bar.width) & -bar.size
+        value = config.get(self.offset, bar.width)
+        if bar.number == ROM and not value & ROM_ENABLE:
+            return None
+        return value & -bar.size
 
 
 class IntxLine:
@@ -208,23 +226,29 @@ class PciFunction:
         self.on_command: list[Callable[[], None]] = []
         self.on_reset: list[Callable[[], None]] = []
         self.on_load: list[Callable[[], None]] = []
-        self.bars = tuple(bars)
-        self.decoders = [_Decoder(bar, name) for bar in bars]
+        self.bars: tuple[Bar, ...] = ()
+        self.decoders: list[_Decoder] = []
         self._bus: PciBus | None = None
         self._power_on = b""
-        self._declare_bars()
+        self._taken: set[int] = set()
+        for bar in bars:
+            self._declare(bar)
 
-    def _declare_bars(self) -> None:
-        taken: set[int] = set()
-        for bar in self.bars:
-            _check(bar)
-            slots = set(range(bar.number, bar.number + bar.width // 4))
-            if taken & slots:
-                raise MapError(f"{self.name}: BAR {bar.number} overlaps another BAR")
-            taken |= slots
-            mask = -bar.size & ((1 << (8 * bar.width)) - 1)
-            self.config.set_masks(BAR0 + 4 * bar.number, bar.width, rw=mask)
-            self.config.put(BAR0 + 4 * bar.number, bar.width, bar.flags)
+    def _declare(self, bar: Bar) -> None:
+        _check(bar)
+        slots = set(range(bar.number, bar.number + bar.width // 4))
+        if self._taken & slots:
+            raise MapError(f"{self.name}: BAR {bar.number} overlaps another BAR")
+        self._taken |= slots
+        mask = -bar.size & ((1 << (8 * bar.width)) - 1)
+        self.config.set_masks(bar.register, bar.width, rw=mask | (ROM_ENABLE if bar.number == ROM else 0))
+        self.config.put(bar.register, bar.width, bar.flags)
+        self.bars += (bar,)
+        self.decoders.append(_Decoder(bar, self.name))
+
+    def add_rom(self, rom: Region) -> None:
+        """Put an expansion ROM on the card, before it is plugged in. Raises MapError for a wrong size."""
+        self._declare(Bar(ROM, BarKind.MEM32, rom.size, [BarWindow(0, rom, f"{self.name}-rom")]))
 
     def bar_base(self, index: int) -> int | None:
         """Where BAR `index` answers, or None."""
@@ -247,7 +271,8 @@ class PciFunction:
     def config_write(self, offset: int, width: int, value: int) -> None:
         """A guest's write; moves windows as COMMAND and BARs then say. Raises nothing."""
         self.config.write(offset, width, value)
-        if offset < _UPDATES_TO and offset + width > _UPDATES_FROM:
+        end = offset + width
+        if (offset < _UPDATES_TO and end > _UPDATES_FROM) or (offset < _ROM_TO and end > EXPANSION_ROM):
             self._update()
 
     def reset(self) -> None:

@@ -102,6 +102,11 @@ PORT: tuple[Property, ...] = (
 
 NETDEV = Property("netdev", TEXT, "the id of a -netdev")
 MAC = Property("mac", Kind("xx:xx:xx:xx:xx:xx", _mac), "the card's address, default 52:54:00:12:34:56 and on")
+ROMFILE = Property(
+    "romfile",
+    Kind("FILE", lambda _name, _text: None),
+    "expansion ROM; empty: none; default the one of ipxe-qemu where firmware may boot from the network",
+)
 CHARDEV = Property("chardev", TEXT, "the id of a -chardev socket, where the back-end is")
 COUNTERS = Property("counters", TEXT, "the file where the back-end keeps what it spends", ours=True)
 
@@ -173,7 +178,7 @@ DRIVERS: tuple[Driver, ...] = (
     Driver(
         "e1000",
         "an Intel 82540EM network card on PCI",
-        (ID, ADDR, NETDEV, MAC),
+        (ID, ADDR, NETDEV, MAC, ROMFILE),
         required=("netdev",),
     ),
     Driver(
@@ -184,6 +189,7 @@ DRIVERS: tuple[Driver, ...] = (
             ADDR,
             NETDEV,
             MAC,
+            ROMFILE,
             *RING,
             Property("mrg_rxbuf", SWITCH, "offer VIRTIO_NET_F_MRG_RXBUF, default on"),
             Property("csum", SWITCH, "offer checksum and segmentation offload, default on"),
