@@ -14,7 +14,8 @@ import pytest
 from emu.devices.net.checksum import checksum
 from tests.os.guest import Console
 from tests.peers.backends import TESTPMD, process
-from tests.serve_net_lab import BROADCAST, LIMIT_S, NetFront, listening, mac, plugged
+from tests.serve_lab import wait_readable
+from tests.serve_net_lab import BROADCAST, KIND, LIMIT_S, NetFront, frame, listening, mac, plugged
 
 QEMU = "qemu-system-x86_64"
 ROM = "/usr/lib/ipxe/qemu/pxe-virtio.rom"
@@ -24,11 +25,11 @@ MAC: Final = mac(1)
 RETRY_S = 0.2
 
 
-def virtio_user(path: Path, pairs: int) -> list[str]:
-    """testpmd as front-end; it answers ARP and ping for every address, and takes a core."""
+def virtio_user(path: Path, pairs: int = 1, mode: str = "icmpecho") -> list[str]:
+    """testpmd as front-end, which takes a core; icmpecho answers ARP and ping for every address."""
     words = [TESTPMD, "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--lcores=(0,1)@(0,1)"]
     words += [f"--file-prefix=emu{os.getpid()}", f"--vdev=net_virtio_user0,path={path},queues={pairs}"]
-    words += ["--", "--forward-mode=icmpecho", "--auto-start", "--stats-period=2", "--total-num-mbufs=4096"]
+    words += ["--", f"--forward-mode={mode}", "--auto-start", "--stats-period=2", "--total-num-mbufs=4096"]
     return [*words, "--no-mlockall", f"--rxq={pairs}", f"--txq={pairs}"]
 
 
@@ -80,6 +81,32 @@ def test_dpdks_virtio_user_answers_another_guest(tmp_path: Path, words: Sequence
             assert answer[:12] == MAC + theirs
             assert (answer[26:30], answer[30:34], answer[34]) == (THEIRS, OURS, 0)
             assert answer[42:] == ping[42:]
+
+
+def carried(front: NetFront, there: NetFront, data: bytes) -> None:
+    """Send a frame of our own type and wait until it has come, among whatever else comes."""
+    front.send(data)
+    found: list[bytes] = []
+    while not found:
+        wait_readable(there.call.fd, LIMIT_S)
+        there.called()
+        found = [each[12:] for each in there.received() if each[24:26] == KIND]
+    assert found == [data]
+
+
+@pytest.mark.peer(TESTPMD)
+@pytest.mark.parametrize("words", [(), ("--poll",)])
+def test_a_guest_at_full_speed_leaves_every_frame_of_others_its_place(
+    tmp_path: Path, words: Sequence[str]
+) -> None:
+    with listening(tmp_path, *words, guests=3) as paths, plugged(paths[0]) as one, plugged(paths[1]) as two:
+        carried(one, two, frame(BROADCAST, mac(1)))
+        carried(two, one, frame(mac(1), mac(2)))
+        with process(virtio_user(paths[2], mode="txonly")):
+            wait_readable(one.call.fd, LIMIT_S)  # its frames are for nobody, so everybody gets them
+            for turn in range(200):
+                carried(one, two, frame(mac(2), mac(1), bytes((turn,))))
+                carried(two, one, frame(mac(1), mac(2), bytes((turn,))))
 
 
 @pytest.mark.peer(QEMU, "passt", ROM)
