@@ -8,6 +8,7 @@ counters that stands still, whose questions still make the back-end note all tha
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -120,9 +121,20 @@ def _running(jobs: Sequence[Job]) -> Iterator[list[Guest]]:
     with contextlib.ExitStack() as stack:
         guests = []
         for job in jobs:
-            guests.append(guest := Guest(job))
-            stack.callback(guest.close)
+            with _signals_wait():
+                guests.append(guest := Guest(job))
+                stack.callback(guest.close)
         yield guests
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A handler that raises does so afterwards: no process is begun that nobody ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(guests: Sequence[Guest], backend: Backend | None) -> Costs:

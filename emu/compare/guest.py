@@ -73,6 +73,7 @@ class Report:
 
 def main() -> None:
     """Do one job."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends this process
     line = sys.stdin.readline()
     if not line:
