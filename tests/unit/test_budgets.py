@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 from emu.compare.budgets import (
-    DISK_BUDGETS,
     RUN_BYTES,
     AtaTransfer,
     budget_of,
+    budgets_of,
     transfers,
 )
 from emu.compare.counts import Budget, Counts, Range
 from emu.compare.html import page
-from emu.compare.measure import Row, find_problem, read_output
+from emu.compare.measure import Row, Share, find_problem, read_output, row_of
+from emu.compare.net_budgets import refills
 from emu.compare.report import Comparison, Host, document, print_plain, print_rich, shown_count
 from emu.compare.workloads import (
+    OPS,
     Features,
     PatternDisk,
+    PatternFrames,
     Workload,
     check,
     pattern,
@@ -168,13 +171,80 @@ def test_the_event_index_keeps_doorbells_rare_at_depth_32() -> None:
     assert budget_of("vhost", work).light_exits.high / work.count < 0.1
 
 
-@pytest.mark.parametrize("path", sorted(DISK_BUDGETS))
-@pytest.mark.parametrize("qd", [1, 2, 8, 32, 256])
+@pytest.mark.parametrize(("op", "path"), [(op, path) for op in OPS for path in budgets_of(op)])
+@pytest.mark.parametrize("qd", [1, 8, 256])
 @pytest.mark.parametrize("count", [1, 7, 300])
 @pytest.mark.parametrize("event_idx", [True, False])
-def test_every_range_is_one(path: str, qd: int, count: int, event_idx: bool) -> None:
-    budget = budget_of(path, Workload("read", 512, qd, count, Features(event_idx=event_idx)))
+def test_every_range_is_one(op: str, path: str, qd: int, count: int, event_idx: bool) -> None:
+    budget = budget_of(path, Workload(op, 512, qd, count, Features(event_idx=event_idx)))
     assert all(0 <= allowed.low <= allowed.high for allowed in budget)
+
+
+# ---- frames ---------------------------------------------------------------------------------------
+
+
+def test_one_echo_over_the_82540em() -> None:
+    assert totals(budget_of("e1000", Workload("net-rr", 4096, 1, 1))) == Counts(
+        exits=2,  # TDT, ICR
+        light_exits=0,
+        irqchip_exits=2,
+        interrupts=1,
+        handoffs=0,
+        bytes_copied=3 * (16 + 4096),
+        bytes_dma=0,
+        syscalls=0,
+    )
+
+
+def test_one_echo_over_virtio() -> None:
+    found = totals(budget_of("virtio", Workload("net-rr", 64, 1, 1)))
+    assert found == Counts(1, 0, 1, 1, 0, 3 * (16 + 64), 0, 0)
+
+
+def test_a_stream_is_one_exit_a_batch_and_is_interrupted_once() -> None:
+    work = Workload("net-stream", 1024, 32, 1000)
+    copied = 1000 * 1040 + 3 * 80  # the report goes there and back
+    assert totals(budget_of("virtio", work)) == Counts(32 + 1, 0, 1, 1, 0, copied, 0, 0)
+    assert totals(budget_of("e1000", work)) == Counts(32 + 1 + 1, 0, 2, 1, 0, copied, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("qd", "count", "times"), [(1, 128, 0), (1, 129, 1), (8, 129, 1), (200, 600, 2), (256, 600, 2)]
+)
+def test_the_guest_gives_receive_buffers_back_many_at_a_time(qd: int, count: int, times: int) -> None:
+    """128 of them, fewer where so many are in flight; after the last batch none."""
+    assert refills(Workload("net-rr", 64, qd, count)) == times
+
+
+def test_a_deep_ring_of_the_82540em_has_bounds() -> None:
+    assert not budget_of("e1000", Workload("net-rr", 64, 65, 1000)).exits.exact
+    assert budget_of("e1000", Workload("net-rr", 64, 64, 1000)).exits.exact
+    assert budget_of("e1000", Workload("net-stream", 64, 256, 1000)).exits.exact
+
+
+def test_a_card_has_two_rings_that_may_stand_still() -> None:
+    disk, card = (Workload(op, 512, 1, 100) for op in ("read", "net-rr"))
+    for work, rings in ((disk, 1), (card, 2)):
+        short, longer = (budget_of("vhost-user", work, 0, looks * 4_000_000) for looks in (0, 10))
+        assert longer.interrupts.high - short.interrupts.high == 10 * rings
+
+
+def test_a_polling_back_end_is_rung_for_at_most_every_tenth_time() -> None:
+    for op in OPS:
+        assert budget_of("vhost-user-poll", Workload(op, 512, 8, 1000)).light_exits == (0, 100)
+
+
+def test_several_guests_budgets_add_up() -> None:
+    one = budget_of("vhost", Workload("net-rr", 64, 8, 100))
+    assert one.plus(one).interrupts == Range(2 * one.interrupts.low, 2 * one.interrupts.high)
+
+
+def test_frames_carry_the_data_of_a_disk() -> None:
+    work = Workload("net-rr", 512, 1, 300)
+    assert PatternFrames(work).checksum() == sum(pattern(300 * 64, 0)) % (1 << 64)
+    large = Workload("net-stream", 8192, 1, 2048 + 5)  # round 16 MiB, and on
+    words = pattern(2048 * 1024, 0)
+    assert PatternFrames(large).checksum() == (sum(words) + sum(words[: 5 * 1024])) % (1 << 64)
 
 
 def test_the_watchdog_of_a_long_run_is_allowed_for() -> None:
@@ -196,7 +266,9 @@ def test_a_miss_is_named() -> None:
 @pytest.mark.parametrize(
     ("work", "text"),
     [
-        (Workload("erase", 4096, 1, 1), "read, write, randread"),
+        (Workload("erase", 4096, 1, 1), "read, write, randread, net-rr, net-stream"),
+        (Workload("net-rr", 100, 1, 1), "multiple of 64 bytes, as frames are made here; try 128"),
+        (Workload("net-stream", 16384, 1, 1), "8192 bytes at most"),
         (Workload("read", 1000, 1, 1), "multiple of 512 bytes, a sector; try 1024"),
         (Workload("read", 4096, 257, 1), "1 to 256 are possible"),
         (Workload("read", 4096, 1, 0), "count 0"),
@@ -366,6 +438,49 @@ def test_the_tables_show_counts_and_times_apart(printer: object) -> None:
     shown = out.getvalue()
     assert shown.index("Counts") < shown.index("Times of this machine") < shown.index("Why")
     assert "A CPU" in shown
+
+
+def several(polled_ns: int) -> Comparison:
+    """Two guests over both back-ends of another process."""
+    rows = []
+    for path, elapsed_ns in (("vhost-user", 10_000_000), ("vhost-user-poll", polled_ns)):
+        shares = (Share("", 10, 20, elapsed_ns // 2), Share("", 30, 90, elapsed_ns))
+        rows.append(row_of(path, READ_4K, shares, Counts(0, 0, 2000, 2000, 2000, 2000 * 4096, 0, 4000)))
+    host = Host("A CPU", 2, "Linux 6", "3.11", "2.1.4")
+    return Comparison(READ_4K, host, rows, {row.path: "elsewhere" for row in rows}, 2)
+
+
+def test_several_guests_are_counted_together_until_the_last_one_is_done() -> None:
+    made = json.loads(json.dumps(document(several(10_000_000))))
+    row = made["paths"][1]
+    assert made["workload"]["vms"] == 2
+    assert (row["requests"], row["misses"]) == (2000, [])
+    assert row["per_request"]["syscalls"] == 2.0
+    assert row["throughput"]["iops"] == 200_000
+    assert row["latency_ns"] == {"p50": 30, "p99": 90}
+    assert [share["iops"] for share in row["guests"]] == [200_000, 100_000]
+
+
+def test_whether_polling_gains_is_said_either_way() -> None:
+    assert several(5_000_000).remarks() == [
+        "2 guests on one back-end: polling serves 2.00 times what kicks do."
+    ]
+    assert several(20_000_000).remarks() == [
+        "2 guests on one back-end: polling serves 0.50 times what kicks do, which is no gain: "
+        "3 threads that do not sleep share 2 cores."
+    ]
+    assert comparison().remarks() == []
+
+
+@pytest.mark.parametrize("printer", [print_plain, print_rich])
+def test_the_tables_show_each_guests_share(printer: object) -> None:
+    out = StringIO()
+    assert callable(printer)
+    printer(several(20_000_000), out)
+    assert "2 guests at once, each, 1,000 requests" in out.getvalue()
+    assert "guest 1" in out.getvalue()
+    assert "no gain" in out.getvalue()
+    assert "guest 1" in page(several(20_000_000))
 
 
 def test_the_html_page_stands_alone() -> None:
