@@ -10,8 +10,10 @@ accesses are answered from a record, and it ends before anything else happens.
 
 The engine's dirty-page flaw (ARCHITECTURE.md) is cured by a hook that is never called, at the price of slow
 stores. What is not cured: an exception frame pushed onto a page of code does not drop that code; each DMA
-drops all translated code; an STI .. CLI shorter than a slice may be missed once something has been pending
-for STEPS instructions with interrupts off; task gates are answered like bad gates; no deterministic mode.
+drops all translated code, and so does each interrupt of a device that another process serves: code that such
+a device wrote is seen by no guest that only polls; an STI .. CLI shorter than a slice may be missed once
+something has been pending for STEPS instructions with interrupts off; task gates are answered like bad gates;
+no deterministic mode.
 """
 
 import contextlib
