@@ -24,6 +24,7 @@ test-os: $(READY) ## boot whole operating systems from their Debian packages
 
 demo: $(READY) ## one piece of work over every I/O path
 	$(BIN)/emu compare
+	$(BIN)/emu compare --op net-rr --qd 8
 
 bench: $(READY) ## exits, instructions a second, boots; beside QEMU where it is installed
 	$(BIN)/emu bench exits
