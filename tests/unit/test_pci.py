@@ -1,10 +1,12 @@
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emu.bus.mmio import MmioBus
-from emu.bus.pci import Bar, BarKind, BarWindow, PciBus, PciFunction, pirq_of
-from emu.bus.pci_config import COMMAND, STATUS, STATUS_INTERRUPT, PciIdentity
+from emu.bus.pci import ROM, Bar, BarKind, BarWindow, PciBus, PciFunction, pirq_of
+from emu.bus.pci_config import COMMAND, EXPANSION_ROM, STATUS, STATUS_INTERRUPT, PciIdentity
 from emu.bus.pio import PioBus
 from emu.bus.window import FaultLog
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
@@ -431,3 +433,100 @@ def test_a_damaged_or_foreign_saved_state_is_refused() -> None:
     for damage in ({"kind": "x"}, {"version": 2}, {"address": None}, {"functions": {"0": {}, "8": {}}}):
         with pytest.raises(ConfigError, match="saved"):
             rig.pci.load({**good, **damage})
+
+
+def with_rom(size: int = 0x800) -> tuple[Rig, int]:
+    """A card with registers and a ROM that answers its own offsets."""
+    rig, function = Rig(), card(memory_bar())
+    function.add_rom(Scratch(size))
+    return rig, rig.pci.add(function)
+
+
+@pytest.mark.parametrize("probe", [ONES, 0xFFFF_FFFE, 0xFFFF_F800])
+def test_an_expansion_rom_tells_its_size_and_is_not_decoded_meanwhile(probe: int) -> None:
+    rig, device = with_rom(0x2_0000)
+    rig.put(device, COMMAND, 7, 2)
+    assert rig.get(device, EXPANSION_ROM) == 0
+    rig.put(device, EXPANSION_ROM, probe)
+    assert rig.get(device, EXPANSION_ROM) == 0xFFFE_0000 | probe & 1
+    assert rig.told == []
+
+
+def test_an_expansion_rom_answers_while_its_enable_bit_and_memory_decoding_are_on() -> None:
+    rig, device = with_rom()
+    rig.put(device, EXPANSION_ROM, 0xE100_0000)
+    rig.put(device, COMMAND, 2, 2)
+    assert rig.load(0xE100_0010) == ONES
+    rig.put(device, EXPANSION_ROM, 0xE100_0001)
+    assert rig.load(0xE100_0010) == 0x10
+    rig.put(device, COMMAND, 0, 2)
+    assert rig.load(0xE100_0010) == ONES
+    rig.put(device, COMMAND, 2, 2)
+    rig.put(device, EXPANSION_ROM, 0xE200_0001)
+    assert (rig.load(0xE100_0010), rig.load(0xE200_0010)) == (ONES, 0x10)
+    rig.put(device, EXPANSION_ROM, 0, 1)
+    assert rig.load(0xE200_0010) == ONES
+    rig.put(device, EXPANSION_ROM, 1, 1)
+    rig.pci.reset()
+    assert (rig.get(device, EXPANSION_ROM), rig.load(0xE200_0010)) == (0, ONES)
+
+
+def test_an_expansion_rom_may_lie_where_a_bar_was() -> None:
+    rig, device = with_rom(0x1000)
+    rig.put(device, COMMAND, 2, 2)
+    rig.put(device, 0x10, 0xE000_0000)
+    rig.put(device, EXPANSION_ROM, 0xE000_0001)
+    function = rig.pci.function(device)
+    assert function is not None
+    assert (function.bar_base(0), function.bar_base(ROM), rig.pci.conflicts) == (0xE000_0000, None, 1)
+    rig.put(device, 0x10, 0xE010_0000)
+    assert (function.bar_base(0), function.bar_base(ROM)) == (0xE010_0000, 0xE000_0000)
+
+
+def test_without_a_rom_the_register_reads_zero() -> None:
+    rig = Rig()
+    device = rig.pci.add(card())
+    rig.put(device, EXPANSION_ROM, ONES)
+    assert rig.get(device, EXPANSION_ROM) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0x400, "at least 2048"), (0x1800, "power"), (1 << 25, "at most")]
+)
+def test_an_expansion_rom_has_a_size_that_pci_can_express(size: int, text: str) -> None:
+    with pytest.raises(MapError, match=text):
+        card().add_rom(Scratch(size))
+
+
+def test_a_card_has_one_expansion_rom() -> None:
+    function = card()
+    function.add_rom(Scratch(0x800))
+    with pytest.raises(MapError, match="overlaps"):
+        function.add_rom(Scratch(0x800))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([COMMAND, 0x10, 0x14, EXPANSION_ROM, EXPANSION_ROM + 2, 0x2E, 0xFC]),
+            st.sampled_from([1, 2, 4]),
+            st.one_of(st.integers(0, ONES), st.sampled_from([0xE000_0001, 0xE000_0801, 7, 0])),
+        ),
+        max_size=30,
+    )
+)
+def test_any_writes_leave_the_rom_where_its_register_says_or_nowhere(
+    writes: list[tuple[int, int, int]],
+) -> None:
+    rig, device = with_rom()
+    function = rig.pci.function(device)
+    assert function is not None
+    for register, width, value in writes:
+        if (register & 3) + width <= 4:
+            rig.put(device, register, value & (1 << 8 * width) - 1, width)
+        said, base = rig.get(device, EXPANSION_ROM), function.bar_base(ROM)
+        assert said & 0x7FE == 0
+        if base is not None:
+            assert (base | 1, rig.get(device, COMMAND, 2) & 2) == (said, 2)
+            assert rig.load(base + 4) == 4

@@ -255,7 +255,15 @@ def test_a_vector_that_is_not_there_reads_back_as_none(rig: Rig) -> None:
     assert rig.common(26, 2) == NO_VECTOR
 
 
-@pytest.mark.parametrize(("offset", "width"), [(0, 2), (20, 4), (24, 4), (57, 1), (1, 4), (60, 4)])
+def test_a_narrow_read_gives_the_fields_low_bytes_and_a_narrow_write_is_refused(rig: Rig) -> None:
+    rig.pci.write(8, 4, 0x0001_0002)
+    assert [rig.pci.read(8, width) for width in (1, 2, 4)] == [0x02, 0x0002, 0x0001_0002]
+    with pytest.raises(AccessError):
+        rig.pci.write(8, 2, 3)
+    assert rig.pci.read(8, 4) == 0x0001_0002
+
+
+@pytest.mark.parametrize(("offset", "width"), [(1, 2), (20, 4), (24, 4), (57, 1), (1, 4), (60, 4)])
 def test_a_field_has_one_width(rig: Rig, offset: int, width: int) -> None:
     with pytest.raises(AccessError):
         rig.pci.read(offset, width)

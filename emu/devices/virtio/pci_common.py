@@ -81,20 +81,26 @@ class CommonConfig:
         """The field's name; the offset where there is none."""
         return FIELDS[offset][0] if offset in FIELDS else f"+{offset}"
 
-    def _check(self, offset: int, width: int) -> None:
+    def _check(self, offset: int, width: int) -> int:
+        """The width of the field at `offset`, which is at least that of the access."""
         field = FIELDS.get(offset)
         if field is None:
             raise AccessError(Fault.NO_REGISTER)
-        if field[1] != width:
+        if field[1] < width:
             raise AccessError(Fault.WIDTH)
+        return field[1]
 
     # ---- reads -------------------------------------------------------------------------------------
 
     def read(self, offset: int, width: int) -> int:
-        """Read a field. Raises AccessError."""
+        """Read a field, or the low bytes of one, as iPXE reads features. Raises AccessError."""
         if width == 8 and offset in (QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE):
             return self.read(offset, 4) | self.read(offset + 4, 4) << 32
-        self._check(offset, width)
+        whole = self._check(offset, width)
+        value = self._field(offset)
+        return value if width == whole else value & (1 << 8 * width) - 1
+
+    def _field(self, offset: int) -> int:
         if offset >= QUEUE_SIZE:
             return self._read_queue(offset) if self._queue < self._queues else 0
         device = self._device
@@ -139,7 +145,8 @@ class CommonConfig:
             self.write(offset, 4, value & U32)
             self.write(offset + 4, 4, value >> 32)
             return
-        self._check(offset, width)
+        if self._check(offset, width) != width:
+            raise AccessError(Fault.WIDTH)
         if offset in READ_ONLY:
             raise AccessError(Fault.READ_ONLY)
         if offset >= QUEUE_SIZE:
