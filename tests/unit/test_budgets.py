@@ -229,6 +229,12 @@ def test_a_card_has_two_rings_that_may_stand_still() -> None:
         assert longer.interrupts.high - short.interrupts.high == 10 * rings
 
 
+def test_a_frame_that_another_thread_answers_takes_nine_system_calls_at_most() -> None:
+    """A doorbell's write, wait and read, two turns, a look between them, the guest's wake-up, and one."""
+    work = Workload("net-rr", 64, 1, 100_000)
+    assert budget_of("vhost", work).syscalls.high / work.count == pytest.approx(9, abs=0.1)
+
+
 def test_a_polling_back_end_is_rung_for_at_most_every_tenth_time() -> None:
     for op in OPS:
         assert budget_of("vhost-user-poll", Workload(op, 512, 8, 1000)).light_exits == (0, 100)
