@@ -33,6 +33,7 @@ APIC_EOI = 0xFEE0_00B0
 if TYPE_CHECKING:
     from emu.cpu.symbols import Symbols
     from emu.devices.virtio.char_port import CharPort
+    from emu.kernel.call_events import CallEvents
     from emu.kernel.listener import Listener
 
 
@@ -156,6 +157,17 @@ class Machine:
 
         made = Listener(self.vcpu.fail)
         self.on_close.append(made.close)
+        return made
+
+    @functools.cached_property
+    def call_events(self) -> "CallEvents":
+        """The interrupts of other processes; made when first needed."""
+        from emu.kernel.call_events import CallEvents  # noqa: PLC0415 - as above
+
+        made = CallEvents(self.listener, self.vcpu.wake_fd)
+        self.on_close.insert(self.on_close.index(self.listener.close), made.close)
+        self.ledger.add_costs(made.costs)
+        self.vcpu.wait_halted = made.wait
         return made
 
     def power_on(self, apic: LocalApic, engine: EngineChoice = "auto") -> None:

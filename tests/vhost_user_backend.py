@@ -53,7 +53,7 @@ class Host:
     def __init__(self) -> None:
         self.clock = GuestClock()
         self.failures: list[BaseException] = []
-        self.listener = Listener(self.failures.append)
+        self.listener = self.call_events = Listener(self.failures.append)
         self.calls: list[Callable[[], None]] = []
         self._posted = threading.Condition()
 

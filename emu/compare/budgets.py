@@ -180,13 +180,15 @@ def vhost_user(work: Workload) -> Budget:
     """A virtqueue that another process serves by its kicks: as `threaded`, with longer ways.
 
     A doorbell wakes the other process, which needs one system call to hear of it. An interrupt is its write
-    of the call event, which wakes the machine's listener, which wakes the halted CPU.
+    of the call event. A halted CPU waits for that by itself: its listener is muted, the wait, unmuted. Where
+    the guest runs the listener wakes and looks, and may pass a barrier for the CPU. Where the CPU halts just
+    then it is all of that: the listener, too, and its write of the CPU's own event, which is read.
     """
     near, count = threaded(work), work.count
     bells, interrupts = near.light_exits.high, near.interrupts.high
     return near._replace(
         handoffs=Range(1, bells + 2 * interrupts),
-        syscalls=Range(fewest_transfers(work) + 2, count + 2 * bells + (count + bells) + 4 * interrupts),
+        syscalls=Range(fewest_transfers(work) + 2, count + 2 * bells + (count + bells) + 8 * interrupts),
     )
 
 
@@ -202,7 +204,7 @@ def vhost_user_poll(work: Workload) -> Budget:
         irqchip_exits=Range(near.irqchip_exits.low, interrupts),
         interrupts=Range(near.interrupts.low, interrupts),
         handoffs=Range(1, 2 * interrupts),
-        syscalls=Range(fewest_transfers(work) + 1, count + 4 * interrupts + count // 10),
+        syscalls=Range(fewest_transfers(work) + 1, count + 8 * interrupts + count // 10),
     )
 
 
@@ -228,17 +230,18 @@ def budget_of(path: str, work: Workload, watchdog: int = 0, elapsed_ns: int = 0)
     """The budget of one path. `watchdog` is how often the guest's 20-second timer rang in the run.
 
     Each ring is an interrupt and the end of it; where the CPU was halted, the wake-up is two system calls. On
-    WATCHED paths a ring that stands still between two looks may get a kick and an interrupt more.
+    WATCHED paths a ring that stands still between two looks may get a kick and an interrupt more, and each
+    look may wake the halted CPU, whose wake-ups are four.
     """
     budget = budgets_of(work.op)[path](work.on(path))
     looks = elapsed_ns // LOOK_NS + 1 if path in WATCHED else 0
     if not watchdog and not looks:
         return budget
     looks *= 2 if work.nets else 1  # a ring for each direction
-    more = watchdog + looks
+    more, wakeup = watchdog + looks, 4 if looks else 2
     return budget._replace(
         irqchip_exits=Range(budget.irqchip_exits.low + watchdog, budget.irqchip_exits.high + more),
         interrupts=Range(budget.interrupts.low + watchdog, budget.interrupts.high + more),
         handoffs=Range(budget.handoffs.low, budget.handoffs.high + watchdog + 3 * looks),
-        syscalls=Range(budget.syscalls.low, budget.syscalls.high + 2 * watchdog + 5 * looks),
+        syscalls=Range(budget.syscalls.low, budget.syscalls.high + wakeup * watchdog + 13 * looks),
     )

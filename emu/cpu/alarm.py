@@ -34,6 +34,8 @@ def _install_handler() -> None:
 class Alarm:
     """The calling thread's deadline; `record` tells the handler which machine to poke."""
 
+    writes_event = True
+
     def __init__(self, record: MachineRecord) -> None:
         _install_handler()
         self._value = C.addressof(record)

@@ -88,6 +88,9 @@ class Signals(Protocol):
 class Deadline(Protocol):
     """One deadline for the vCPU thread."""
 
+    writes_event: bool
+    """Where the CPU waits when it is due, the wake-up eventfd is written: who reads that needs no `wait`."""
+
     def arm(self, deadline_ns: int) -> None:
         """Set `Signals.alarm` once the host's monotonic clock reaches `deadline_ns`."""
 

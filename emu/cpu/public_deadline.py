@@ -18,6 +18,8 @@ class PublicSignals:
 class PolledDeadline:
     """A deadline that the engine looks at between slices; owned by the vCPU thread."""
 
+    writes_event = False
+
     def __init__(self, signals: PublicSignals, wake_fd: int) -> None:
         self._signals, self._wake_fd = signals, wake_fd
         self._at: int | None = None

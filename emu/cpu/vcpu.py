@@ -44,6 +44,8 @@ class Vcpu:
         self.outside = Costs()
         self.halts = 0
         self.on_reset: Callable[[], None] = _nobody
+        self.wait_halted: Callable[[], int] | None = None
+        """Waits for the wake-up event and for more than that; returns how many system calls it took."""
         self._close_engine: Callable[[], None] = _nobody
 
     def attach(self, engine: Engine, controller: InterruptController) -> None:
@@ -103,8 +105,11 @@ class Vcpu:
         while not controller.pending():
             record.waiting = 1
             if not (self._calls or self._stale or record.alarm or controller.pending()):
-                alarm.wait()
-                self.costs.syscalls += 1
+                if self.wait_halted is not None and alarm.writes_event:
+                    self.costs.syscalls += self.wait_halted()
+                else:
+                    alarm.wait()
+                    self.costs.syscalls += 1
             record.waiting = 0
             if record.alarm:
                 self._run_timers()

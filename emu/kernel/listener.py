@@ -15,6 +15,8 @@ from typing import Final
 from emu.errors import EmuError
 
 EVENTS_A_LOOK: Final = 64
+HANGUP: Final = select.EPOLLET | select.EPOLLRDHUP
+EVENTS: Final = HANGUP | select.EPOLLIN
 
 
 class Listener:
@@ -41,7 +43,7 @@ class Listener:
             if self._closing:
                 raise EmuError("the machine is being closed")
             poll = self._start()
-            events = select.EPOLLET | select.EPOLLRDHUP | (0 if hangup else select.EPOLLIN)
+            events = HANGUP if hangup else EVENTS
             known = fd in self._calls
             self._calls[fd] = call
             if known:
@@ -60,6 +62,16 @@ class Listener:
             with contextlib.suppress(OSError):  # closed already: the kernel has forgotten it
                 self._poll.unregister(fd)
         self._settle()
+
+    def mute(self, fd: int) -> None:
+        """Leave the events of a watched descriptor to somebody else, until `unmute`."""
+        assert self._poll is not None
+        self._poll.modify(fd, 0)
+
+    def unmute(self, fd: int) -> None:
+        """Call for `fd` again, and for what has come and nobody has taken."""
+        assert self._poll is not None
+        self._poll.modify(fd, EVENTS)
 
     def close(self) -> None:
         """End the thread; nothing is called any more."""

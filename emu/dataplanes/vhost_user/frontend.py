@@ -1,12 +1,13 @@
 """The VMM's end of vhost-user: a data plane whose queues another process serves.
 
-The doorbell is an ioeventfd whose descriptor the back-end has, its call event is watched by the machine's
-listener. A back-end that goes leaves its requests in the rings: the next one to listen at the same path takes
-them up again, with the area of requests in flight where it keeps one (INFLIGHT_SHMFD).
+The doorbell is an ioeventfd whose descriptor the back-end has; its call event is watched by the halted CPU or
+by the machine's listener. A back-end that goes leaves its requests in the rings: the next one at the same
+path takes them up again, with the area of requests in flight where it keeps one (INFLIGHT_SHMFD).
 """
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -44,6 +45,16 @@ RING_FEATURES: Final = F_VERSION_1 | F_RING_EVENT_IDX | F_RING_INDIRECT_DESC
 NEGOTIATED: Final = ACKNOWLEDGE | DRIVER | FEATURES_OK
 
 
+class CallWatcher(Protocol):
+    """Who waits for interrupts; see `emu.kernel.call_events`."""
+
+    def watch(self, fd: int, call: Callable[[], None], /) -> None:
+        """Call whenever `fd` is signalled: on the vCPU thread where the CPU is halted, else on another."""
+
+    def unwatch(self, fd: int, /) -> None:
+        """Call no more; returns when no call for it is running."""
+
+
 class Host(Protocol):
     """What the plane needs of its machine. `on_spent` of the costs is the caller's to add up."""
 
@@ -54,6 +65,10 @@ class Host(Protocol):
     @property
     def listener(self) -> Watcher:
         """Waits for descriptors."""
+
+    @property
+    def call_events(self) -> "CallWatcher":
+        """Waits for interrupts."""
 
     @property
     def post(self) -> Post:
@@ -108,13 +123,14 @@ class VhostUserPlane:
         self._memory: GuestMemory | None = None
         self._accepted = 0
         self._report: Callable[[int, DriverError], None] = _nobody
-        self.on_config: Callable[[], None] = lambda: None
         self.on_call: Callable[[], None] = lambda: None
+        self.on_config: Callable[[], None] = lambda: None
         """Told, on the vCPU thread, that the configuration has changed by itself."""
         self._running = self._memory_sent = False
         self._area: InflightArea | None = None
-        self._costs = Costs()
+        self._costs = Costs()  # the vCPU thread's
         self._listener_costs = Costs()
+        self._owner = 0
         self._reconnector = Reconnector(again or connect, host.post, self._adopt)
         self._requests: BackendChannel | None = None
         join_global_barrier()
@@ -256,10 +272,11 @@ class VhostUserPlane:
         if self._running:
             return
         assert self._memory is not None
+        self._owner = threading.get_ident()
         for index, vring in self._enabled():
             self.ring_watch.add(self._memory, vring)
             assert vring.call is not None
-            self._host.listener.watch(vring.call.fd, functools.partial(self._called, vring.call))
+            self._host.call_events.watch(vring.call.fd, functools.partial(self._called, vring.call))
             self._host.listener.watch(
                 self._errors[index].fd, functools.partial(self._report, index, DriverError("given up"))
             )
@@ -276,11 +293,10 @@ class VhostUserPlane:
         return [(index, vring) for index, vring in enumerate(self._vrings) if vring.enabled]
 
     def _called(self, call: EventFd) -> None:
-        """Listener's thread: the back-end has written the call event."""
-        costs = self._listener_costs
+        """The back-end has written the call event: the halted CPU's thread hears of it, or the listener's."""
+        costs = self._costs if threading.get_ident() == self._owner else self._listener_costs
         costs.interrupts += 1
         costs.handoffs += 1
-        costs.syscalls += 1
         self._tell(call)
 
     def _tell(self, call: EventFd) -> None:
@@ -328,7 +344,7 @@ class VhostUserPlane:
         for index, vring in self._enabled():
             bases[index] = self._stop_vring(index, vring)
             assert vring.call is not None
-            self._host.listener.unwatch(vring.call.fd)
+            self._host.call_events.unwatch(vring.call.fd)
             self._host.listener.unwatch(self._errors[index].fd)
         if self._connection is not None:
             try:
