@@ -376,9 +376,10 @@ def test_ctrl_c_ends_it_and_leaves_no_disk_behind(tmp_path: Path) -> None:
 # ---- the system calls, against strace -------------------------------------------------------------
 
 DATA_PATH = (
-    "preadv,preadv2,pwritev,pwritev2,read,write,membarrier,epoll_wait,rt_sigqueueinfo,rt_tgsigqueueinfo"
+    "preadv,preadv2,pwritev,pwritev2,read,write,membarrier,epoll_wait,epoll_ctl,"
+    "rt_sigqueueinfo,rt_tgsigqueueinfo"
 )
-TRANSFER = re.compile(r"\b(?:p(?:read|write)v2?|membarrier|epoll_wait|rt_(?:tg)?sigqueueinfo)\(")
+TRANSFER = re.compile(r"\b(?:p(?:read|write)v2?|membarrier|epoll_(?:wait|ctl)|rt_(?:tg)?sigqueueinfo)\(")
 EVENT = re.compile(r"\bwrite\(\d+, [^,]*, 8(?:\)| <unfinished)|\bread(?:\(\d+, | resumed>)[^,]*, 8\) += 8$")
 """Reads and writes of events are those of 8 bytes; a console or an image file has none."""
 
@@ -426,3 +427,11 @@ def test_strace_sees_the_system_calls_of_threads(op: str, path: str, tmp_path: P
     """Within 2 %: the two runs' warm-ups differ, and timers wake the halted CPU."""
     reported, seen = audited(op, path, tmp_path)
     assert seen == pytest.approx(reported, rel=0.02, abs=20)
+
+
+@pytest.mark.peer("strace")
+@pytest.mark.parametrize("op", ["read", "net-rr"])
+def test_strace_sees_the_system_calls_of_a_back_end(op: str, tmp_path: Path) -> None:
+    """Within 5 %: messages and timers are on no request's way, and strace sees them, too."""
+    reported, seen = audited(op, "vhost-user", tmp_path)
+    assert seen == pytest.approx(reported, rel=0.05, abs=20)
