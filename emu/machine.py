@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from emu.bus.interrupt_block import EOIS, InterruptBlock
@@ -96,7 +96,8 @@ class Machine:
         self.on_post_code: Callable[[int], None] = _no_post
         self.no_reboot = False
         self.foreign_writes = False
-        """Set before `power_on`: other processes write the guest's RAM by themselves."""
+        """Set before `power_on`: other processes write the guest's RAM by themselves; see `foreign_rings`."""
+        self._foreign_rings: dict[object, Sequence[int]] = {}
         self._roms: list[tuple[int, mmap.mmap]] = []
         self._closable: dict[tuple[int, int], bool] = {}
         self._powered = False
@@ -205,6 +206,7 @@ class Machine:
         for (gpa, size), writable in self._closable.items():
             if not writable:
                 self.engine.protect(gpa, size, writable)
+        self.engine.watch_rings(())
         self.vcpu.attach(self.engine, apic)
         self.memory.on_written = self.engine.make_written(self.vcpu.memory_written)
         self.tsc = GuestTsc(self.engine.host_tsc, self.engine.set_tsc_offset)
@@ -296,6 +298,11 @@ class Machine:
     def foreign_wrote(self) -> None:
         """Another process has written RAM, and the guest is about to hear of it; any thread."""
         self.engine.foreign_wrote()
+
+    def foreign_rings(self, device: object, used_idx: Sequence[int]) -> None:
+        """Where RAM has the used indexes of a device that another process serves from now on; vCPU thread."""
+        self._foreign_rings[device] = used_idx
+        self.engine.watch_rings([at for rings in self._foreign_rings.values() for at in rings])
 
     def post_code(self, code: int) -> None:
         """Port 0x80 was written; whoever set `on_post_code` hears it."""

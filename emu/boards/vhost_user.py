@@ -138,5 +138,6 @@ def vhost_user_plane(
     )
     machine.foreign_writes = True
     plane.on_call = machine.foreign_wrote
+    plane.on_rings = functools.partial(machine.foreign_rings, plane)
     machine.on_close.insert(0, plane.close)
     return plane

@@ -178,6 +178,9 @@ class Engine(Protocol):
     def foreign_wrote(self) -> None:
         """Another process has written RAM, who knows where; the guest is about to hear of it. Any thread."""
 
+    def watch_rings(self, used_idx: Sequence[int]) -> None:
+        """The guest hears of it by these used indexes (guest addresses), else by interrupts. vCPU thread."""
+
     def rip(self) -> int:
         """The address of the current instruction: between runs, and exact inside a port hook."""
 

@@ -474,7 +474,14 @@ class FastEngine:
             LIB_HELD.tb_invalidate_phys_range_x86_64(self._handle, at, end)
 
     def foreign_wrote(self) -> None:
-        """Nothing to do: see `emu.cpu.native.watch`."""
+        """See `emu.cpu.native.watch`."""
+        if self.foreign is not None:
+            self.foreign.called()
+
+    def watch_rings(self, used_idx: Sequence[int]) -> None:
+        """See `emu.cpu.native.watch`."""
+        if self.foreign is not None:
+            self.foreign.watch_rings(used_idx)
 
     # ---- looking in --------------------------------------------------------------------------------
 

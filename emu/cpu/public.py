@@ -644,6 +644,9 @@ class PublicEngine:
         """Drop all translated code at the end of the slice: before an interrupt that follows is delivered."""
         self._flush = True
 
+    def watch_rings(self, _used_idx: Sequence[int]) -> None:
+        """Not looked at: `foreign_wrote` counts."""
+
     # ---- looking in --------------------------------------------------------------------------------
 
     def rip(self) -> int:

@@ -147,6 +147,43 @@ def test_nothing_is_dropped_where_nobody_wrote(foreign: ForeignLab) -> None:
     assert foreign.changes == 0
 
 
+USED_IDX = 0x28_0000
+MOVES = [(PHYSICAL, give(2)), (USED_IDX, b"\1")]
+
+
+def test_a_page_is_checked_again_once_a_used_index_has_moved(foreign: ForeignLab) -> None:
+    foreign.lab.engine.watch_rings([USED_IDX + 64, USED_IDX])
+    foreign.lab.put(PHYSICAL, give(1))
+    foreign.writes = MOVES[:]
+    assert foreign.two_calls(ASK + RELOAD_CR3) == [1, 2]
+
+
+@pytest.mark.parametrize("watched", [[1 << 40], [RAM - 1], [USED_IDX] * 257])
+def test_rings_that_cannot_be_watched_leave_every_page_checked(
+    foreign: ForeignLab, watched: list[int]
+) -> None:
+    foreign.lab.engine.watch_rings(watched)
+    foreign.lab.put(PHYSICAL, give(1))
+    foreign.writes = MOVES[:1]
+    assert foreign.two_calls(RELOAD_CR3) == [1, 2]
+
+
+def test_nothing_is_checked_twice_while_the_rings_rest(foreign: ForeignLab) -> None:
+    foreign.lab.engine.watch_rings([USED_IDX])
+    foreign.lab.put(PHYSICAL, give(1))
+    for flushes in (1, 100):
+        foreign.lab.long64((RELOAD_CR3 + call(EXECUTED)) * flushes + HALT)
+    assert 0 < foreign.checks < 10
+
+
+def test_an_interrupt_counts_where_the_rings_rest(foreign: ForeignLab) -> None:
+    foreign.lab.engine.watch_rings([])
+    foreign.lab.on_out = foreign.interrupt
+    foreign.lab.put(PHYSICAL, give(1))
+    foreign.writes = MOVES[:1]
+    assert foreign.two_calls(WAIT + RELOAD_CR3) == [1, 2]
+
+
 def test_data_beside_code_may_change(foreign: ForeignLab) -> None:
     """By the guest and by another process; 64 bytes are looked at as one."""
     foreign.lab.put(PHYSICAL, give(1))

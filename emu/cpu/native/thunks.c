@@ -412,7 +412,8 @@ static struct machine *machine_of(void *uc, void *cpu)
  * line, against a copy from when they were made. */
 enum { LINE = 64, LINES = 64 };
 
-struct covered { u64 lines, doubtful; };    /* of one page, a bit a line */
+struct covered { u64 lines, doubtful, epoch; };     /* of one page: a bit a line; when it was checked */
+struct ring { u16 *used_idx; u64 seen; };
 struct piece { u64 start, size; u8 *host; };                    /* of RAM, by ram_addr */
 struct watch {                      /* written by Python before it is seen here, must outlive the machine */
     void *tcg;                      /* the engine's translator */
@@ -422,6 +423,10 @@ struct watch {                      /* written by Python before it is seen here,
     struct covered *covered;        /* by page of ram_addr */
     u64 pages;
     u64 checks, changes;            /* of pages; those that found something */
+    struct ring *rings;             /* where the other processes tell the guest that they have written */
+    u64 ring_count, is_known;       /* is_known 0: they may tell it elsewhere, too */
+    u64 calls, seen;                /* their interrupts, counted by Python; what was seen of it */
+    u64 epoch;                      /* grows with each of these signs; nothing to check without */
 };
 
 static u8 *host_page(struct watch *watch, u64 ram_addr)
@@ -467,6 +472,20 @@ static void uncover(struct machine *m, u64 ram_addr)
         m->watch->covered[ram_addr / PAGE].lines = m->watch->covered[ram_addr / PAGE].doubtful = 0;
 }
 
+static u64 epoch_of(struct watch *watch)
+{
+    if (!watch->is_known || watch->calls != watch->seen) {
+        watch->seen = watch->calls;
+        watch->epoch++;
+    }
+    for (struct ring *ring = watch->rings; ring < watch->rings + watch->ring_count; ring++)
+        if (*(volatile u16 *)ring->used_idx != ring->seen) {
+            ring->seen = *(volatile u16 *)ring->used_idx;
+            watch->epoch++;
+        }
+    return watch->epoch;
+}
+
 /* The page at `ram_addr`, which is at `host`, is about to be executed. */
 static void check_page(struct machine *m, u64 ram_addr, u8 *host)
 {
@@ -476,6 +495,10 @@ static void check_page(struct machine *m, u64 ram_addr, u8 *host)
 
     if (ram_addr / PAGE >= watch->pages || !m->has_code[ram_addr / PAGE])
         return;
+    u64 epoch = epoch_of(watch);
+    if (covered->epoch == epoch)
+        return;
+    covered->epoch = epoch;
     u64 stale = covered->doubtful;
     for (u64 left = covered->lines; left; left &= left - 1) {
         u64 line = __builtin_ctzl(left);

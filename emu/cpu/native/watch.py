@@ -7,6 +7,9 @@ with a copy from when they were made, byte by byte; blocks of lines that differ 
 no NX in force (paging off, firmware's page tables) need not map anything: its TLB is emptied at each
 interrupt.
 
+A back-end answers a request only after it has written: where no used index of its rings has moved since a
+page was checked, there is nothing to compare, so a machine whose disk rests pays nothing.
+
 Not seen: code that a device writes over code while both lie in an executable mapping that is never flushed,
 in a guest that polls without interrupts, or that has NX in force and still keeps DMA buffers executable; and
 a write into a block in the microseconds between its translation and the copy.
@@ -22,7 +25,9 @@ from emu.cpu.layout import UC_TCG_CONTEXT, host_bytes
 from emu.cpu.native.load import MachineRecord, watch
 from emu.errors import EngineError
 
-_PAGE, _COVERED_BYTES = 4096, 16
+_PAGE, _COVERED_BYTES, _MAX_RINGS = 4096, 24, 256
+_UNSEEN: Final = 1 << 16
+"""What no used index is."""
 _MAP_NORESERVE: Final = 0x4000
 _MAP: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 
@@ -33,15 +38,28 @@ class _Piece(C.Structure):
     _fields_ = [("start", C.c_uint64), ("size", C.c_uint64), ("host", C.c_uint64)]
 
 
+class _Ring(C.Structure):
+    """`struct ring` of thunks.c."""
+
+    _fields_ = [("used_idx", C.c_uint64), ("seen", C.c_uint64)]
+
+
 class _Watch(C.Structure):
     """`struct watch` of thunks.c."""
 
     checks: int
     changes: int
+    rings: int
+    ring_count: int
+    is_known: int
+    calls: int
+    epoch: int
 
     _fields_ = [
         *(("tcg", C.c_uint64), ("pieces", C.c_uint64), ("count", C.c_uint64), ("copy", C.c_uint64)),
         *(("covered", C.c_uint64), ("pages", C.c_uint64), ("checks", C.c_uint64), ("changes", C.c_uint64)),
+        *(("rings", C.c_uint64), ("ring_count", C.c_uint64), ("is_known", C.c_uint64)),
+        *(("calls", C.c_uint64), ("seen", C.c_uint64), ("epoch", C.c_uint64)),
     ]
 
 
@@ -55,7 +73,8 @@ class ForeignWatch:
     def __init__(
         self, record: MachineRecord, blocks: Sequence[RamBlock], numbered: Sequence[tuple[int, int, int]]
     ) -> None:
-        host = {gpa: address for block in blocks for gpa, _, address in block.pieces()}
+        self._places = [piece for block in blocks for piece in block.pieces()]
+        host = {gpa: address for gpa, _, address in self._places}
         pieces = [_Piece(ram_addr, size, host[gpa]) for gpa, size, ram_addr in numbered]
         end = max(ram_addr + size for _, size, ram_addr in numbered)
         self._pieces = (_Piece * len(pieces))(*pieces)
@@ -63,8 +82,31 @@ class ForeignWatch:
         tcg = int.from_bytes(host_bytes(record.uc + UC_TCG_CONTEXT, 8), "little")
         copy, covered = (C.addressof(C.c_char.from_buffer(area)) for area in (self._copy, self._covered))
         pieces_at = C.addressof(self._pieces)
+        self._rings = (_Ring * _MAX_RINGS)()
         self._watch = _Watch(tcg, pieces_at, len(pieces), copy, covered, end // _PAGE)
+        self._watch.rings = C.addressof(self._rings)
         watch(record, C.addressof(self._watch))
+
+    def watch_rings(self, used_idx: Sequence[int]) -> None:
+        """Only the used indexes at these guest addresses, and `called`, tell of writes. vCPU thread."""
+        watch, places = self._watch, [self._address(gpa) for gpa in used_idx]
+        watch.ring_count, watch.is_known = 0, len(places) <= _MAX_RINGS and None not in places
+        if watch.is_known:
+            for ring, place in zip(self._rings, places, strict=False):
+                ring.used_idx, ring.seen = place, _UNSEEN
+            watch.ring_count = len(places)
+        watch.calls += 1  # those before may have moved unseen
+
+    def _address(self, gpa: int) -> int | None:
+        """Where two bytes of RAM are in this process."""
+        for start, size, address in self._places:
+            if start <= gpa < start + size and not gpa % 2:
+                return address + gpa - start
+        return None
+
+    def called(self) -> None:
+        """A process that writes has interrupted the guest; any thread that holds the GIL."""
+        self._watch.calls += 1
 
     def covers(self, ram_addr: int) -> bool:
         """Blocks were made of the 64 bytes there."""

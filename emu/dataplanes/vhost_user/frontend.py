@@ -8,7 +8,7 @@ path takes them up again, with the area of requests in flight where it keeps one
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -96,7 +96,7 @@ class VhostUserPlane:
     """A `DataPlane`. `connect` makes a negotiated connection to the one back-end; `where` is for messages.
 
     `again` does so once the first one is lost; without it `connect` does. `on_call` hears of each interrupt
-    before the guest does.
+    before the guest does, `on_rings` where the used indexes are of the rings that run.
     Raises ConfigError where there is none, or one that cannot serve this device.
     """
 
@@ -124,6 +124,7 @@ class VhostUserPlane:
         self._accepted = 0
         self._report: Callable[[int, DriverError], None] = _nobody
         self.on_call: Callable[[], None] = lambda: None
+        self.on_rings: Callable[[Sequence[int]], None] = lambda _used_idx: None
         self.on_config: Callable[[], None] = lambda: None
         """Told, on the vCPU thread, that the configuration has changed by itself."""
         self._running = self._memory_sent = False
@@ -280,6 +281,7 @@ class VhostUserPlane:
             self._host.listener.watch(
                 self._errors[index].fd, functools.partial(self._report, index, DriverError("given up"))
             )
+        self.on_rings([vring.used + 2 for _, vring in self._enabled()])
         self._running = True
         self._forget_inflight()
         if self._connection is not None:
@@ -351,6 +353,7 @@ class VhostUserPlane:
                 self._connection.set_status(0)
             except PeerError as error:
                 self._lost(error)
+        self.on_rings(())
         return bases
 
     def _stop_vring(self, index: int, vring: Vring) -> int:
