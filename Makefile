@@ -33,6 +33,7 @@ bench: $(READY) ## exits, instructions a second, boots; beside QEMU where it is 
 	$(BIN)/emu bench irq
 	$(BIN)/python tests/perf/beside_qemu.py
 	$(BIN)/python -m tests.perf.linux_beside_qemu
+	$(BIN)/python -m tests.perf.vhost_user_beside_qemu
 
 images: $(READY) ## rebuild the guest images
 	$(MAKE) -C guest-images PYTHON=../$(BIN)/python
