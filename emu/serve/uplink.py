@@ -90,6 +90,7 @@ class Uplink:
             frame = peer.receive()
             if frame is None:
                 return
+            self._gone.bytes_copied += len(frame)
             self._switch.forward(self, [frame], None)
         self._loop.set_timer(id(self), 0.0, self._take)
 

@@ -1,8 +1,8 @@
-"""Linux guests whose cards `emu serve vhost-user-net` serves: on one switch, and out of it."""
+"""Linux guests on the switch of `emu serve`, out of it, and on a cable between two machines."""
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,12 +45,17 @@ def at_end() -> Iterator[ExitStack]:
 
 
 def guest(at_end: ExitStack, debian: Debian, program: str, path: Path, number: int) -> Console:
-    """A guest at its shell, with the card at `path`; its address is 10.9.0.`number`."""
+    """A guest at its shell, whose card is served at `path`; its address is 10.9.0.`number`."""
+    flags = ["-chardev", f"socket,id=c,path={path}", "-netdev", "vhost-user,id=n,chardev=c"]
+    return plugged(at_end, debian, program, flags, number)
+
+
+def plugged(at_end: ExitStack, debian: Debian, program: str, flags: Sequence[str], number: int) -> Console:
+    """The same with the netdev n of these flags."""
     words, more = PROGRAMS[program]
     words = [*words, "-m", "256M", "-kernel", debian.kernel, "-initrd", debian.initrd, "-no-reboot"]
     words += ["-append", "console=ttyS0 quiet panic=-1", "-display", "none", "-serial", "stdio"]
-    words += ["-chardev", f"socket,id=c,path={path}", "-netdev", "vhost-user,id=n,chardev=c"]
-    words += ["-device", f"virtio-net-pci,netdev=n,mac=52:54:00:09:00:{number:02x}{more}"]
+    words += [*flags, "-device", f"virtio-net-pci,netdev=n,mac=52:54:00:09:00:{number:02x}{more}"]
     console = Console(words)
     at_end.callback(console.close)
     console.expect("# ")
@@ -93,3 +98,27 @@ def test_a_guest_gets_its_address_by_the_uplink(
     said = console.ask("ifconfig eth0 0.0.0.0; udhcpc -i eth0 -n -q -t 20 -T 1 -s /dhcp; ifconfig eth0")
     assert "inet addr:10.0.2.15" in said, said
     assert "10.0.2.2" in console.ask("route -n; ping -c 1 -W 1 10.0.2.2; arp -n")
+
+
+def carrier(console: Console, wanted: int) -> None:
+    """Wait until the guest sees that the cable is plugged in, or pulled."""
+    console.ask(f"until [ $(cat /sys/class/net/eth0/carrier) = {wanted} ]; do usleep 50000; done")
+
+
+@pytest.mark.peer(QEMU)
+def test_the_other_machine_of_a_cable_leaves_and_comes_back(
+    debian: Debian, at_end: ExitStack, tmp_path: Path
+) -> None:
+    path, capture = tmp_path / "s", tmp_path / "f.pcap"
+    here = ["-netdev", f"stream,id=n,server=on,addr.type=unix,addr.path={path}"]
+    here += ["-object", f"filter-dump,id=f,netdev=n,file={capture}"]
+    one = plugged(at_end, debian, "emu", here, 1)
+    carrier(one, 0)
+    for _ in range(2):
+        with ExitStack() as its_end:
+            there = ["-netdev", f"stream,id=n,server=off,addr.type=unix,addr.path={path}"]
+            two = plugged(its_end, debian, "qemu", there, 2)
+            carrier(one, 1)
+            sent(two, one, "10.9.0.1")
+        carrier(one, 0)
+    assert capture.stat().st_size > 2 * MEGABYTES << 20
