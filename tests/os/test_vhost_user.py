@@ -102,6 +102,21 @@ def test_linux_mounts_ext4_from_qemus_storage_daemon_over_two_queues(
     use_disk(console, image, tmp_path)
 
 
+@pytest.mark.peer(STORAGE_DAEMON)
+def test_linux_resets_the_device_while_nobody_serves_it(
+    debian: Debian, at_end: ExitStack, image: Path, tmp_path: Path
+) -> None:
+    first = at_end.enter_context(ExitStack())
+    first.enter_context(storage_daemon(image, tmp_path / "s"))
+    console = ours(at_end, debian, tmp_path / "s", "-device vhost-user-blk-pci,chardev=c")
+    console.ask("until [ -b /dev/vda ]; do usleep 10000; done")
+    first.close()
+    assert "gone" in console.ask("rmmod virtio_blk; [ -b /dev/vda ] || echo go''ne")
+    console.type("insmod /modules/virtio_blk.ko &\n")  # it wants to read at once, and waits
+    at_end.enter_context(storage_daemon(image, tmp_path / "s"))
+    use_disk(console, image, tmp_path)
+
+
 @pytest.mark.peer(VIRTIOFSD)
 def test_linux_mounts_a_folder_of_the_host(debian: Debian, at_end: ExitStack, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
@@ -124,10 +139,14 @@ def test_linux_mounts_a_folder_of_the_host(debian: Debian, at_end: ExitStack, tm
 
 
 @pytest.mark.peer(TESTPMD)
-def test_dpdks_testpmd_answers_ping(debian: Debian, at_end: ExitStack, tmp_path: Path) -> None:
-    at_end.enter_context(dpdk_testpmd(tmp_path / "s"))
+@pytest.mark.parametrize("who_listens", ["testpmd", "emu"])
+def test_dpdks_testpmd_answers_ping(
+    debian: Debian, at_end: ExitStack, tmp_path: Path, who_listens: str
+) -> None:
+    at_end.enter_context(dpdk_testpmd(tmp_path / "s", connects=who_listens == "emu"))
     device = "-netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n"
-    console = ours(at_end, debian, tmp_path / "s", device)
+    role = ",server=on" if who_listens == "emu" else ""
+    console = ours(at_end, debian, Path(f"{tmp_path / 's'}{role}"), device)
     console.ask("ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up")
     console.ask("ping -c 1 -W 1 10.9.0.1; ping -c 1 -W 1 10.9.0.1")  # the address, while both get going
     said = console.ask("ping -c 5 -i 0.2 -W 20 -s 1400 10.9.0.1")

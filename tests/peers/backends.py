@@ -75,15 +75,23 @@ def virtiofsd(folder: Path, path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dpdk_testpmd(path: Path) -> Iterator[None]:
-    """dpdk-testpmd that answers ARP and ping for every address; it polls, so it needs a core."""
+def dpdk_testpmd(path: Path, *, connects: bool = False) -> Iterator[None]:
+    """dpdk-testpmd that answers ARP and ping for every address; it polls, so it needs a core.
+
+    It listens at `path`, or connects, again and again until somebody listens there.
+    """
     words = [TESTPMD, "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--lcores=(0,1)@(0,1)"]
-    words += [f"--file-prefix=emu{os.getpid()}", "--vdev", f"net_vhost0,iface={path},queues=1", "--"]
+    words += [
+        f"--file-prefix=emu{os.getpid()}",
+        "--vdev",
+        f"net_vhost0,iface={path},queues=1,client={int(connects)}",
+        "--",
+    ]
     words += ["--forward-mode=icmpecho", "--auto-start", "--stats-period=2", "--total-num-mbufs=4096"]
     with process([*words, "--no-mlockall"], stderr=subprocess.PIPE) as child:
         assert child.stderr is not None
         said, deadline = b"", time.monotonic() + LIMIT_S
-        while b"binding succeeded" not in said:
+        while not connects and b"binding succeeded" not in said:
             assert select.select([child.stderr], [], [], max(0, deadline - time.monotonic()))[0], said
             piece = os.read(child.stderr.fileno(), 65536)
             assert piece, said
