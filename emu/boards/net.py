@@ -20,7 +20,7 @@ from emu.devices.host_bridge import INTEL
 from emu.devices.net.dump import MAX_LENGTH, Dumped, PcapFile
 from emu.devices.net.echo import EchoPort
 from emu.devices.net.link import Address, Connecting, Listening, StreamLink, connected
-from emu.devices.net.stream import StreamPeer
+from emu.devices.net.stream import PATIENCE_MS, StreamPeer
 from emu.devices.net.types import NetBackend
 from emu.devices.virtio import spec
 from emu.devices.virtio.device import VirtioDevice
@@ -111,8 +111,7 @@ class Nets:
         machine.ledger.add_costs(card.costs)
         machine.ledger.add_costs_of(lambda: backend.costs)
         if backend.fd is not None:
-            post, poll = machine.post, card.poll
-            machine.listener.watch(backend.fd, lambda: post(poll))
+            machine.listener.watch(backend.fd, card.frames_wait)
             fd = backend.fd
             machine.on_close.insert(0, lambda: machine.listener.unwatch(fd))
 
@@ -196,7 +195,7 @@ def open_netdev(netdev: NetdevConfig) -> NetBackend:
     if netdev.kind == "user":
         from emu.devices.net.passt import Passt  # noqa: PLC0415 - it starts a process
 
-        return Passt(where, forwards=netdev.forwards)
+        return Passt(where, forwards=netdev.forwards, patience_ms=PATIENCE_MS)
     if netdev.kind == "tap":
         from emu.devices.net.tap import Tap  # noqa: PLC0415 - as above
 
@@ -206,7 +205,7 @@ def open_netdev(netdev: NetdevConfig) -> NetBackend:
         return StreamLink(Listening(address, where), netdev.id)
     if seconds := int(properties.get("reconnect", "0"), 0):
         return StreamLink(Connecting(address, seconds, where), netdev.id)
-    return StreamPeer(connected(address, where), netdev.id)
+    return StreamPeer(connected(address, where), netdev.id, patience_ms=PATIENCE_MS)
 
 
 def stream_address(netdev: NetdevConfig) -> Address:

@@ -45,8 +45,23 @@ class Inline:
         watcher, later = self._watcher, self._later
         if watcher is None or later is None:
             return
+        asked = False
+
+        def arrived() -> None:
+            """On the watcher's thread; what comes until the queue is looked at needs no second call."""
+            nonlocal asked
+            if not asked:
+                asked = True
+                later(look)
+
+        def look() -> None:
+            nonlocal asked
+            asked = False
+            if runner in self._runners:
+                serve()
+
         for fd in runner.sources:
-            watcher.watch(fd, lambda: later(lambda: serve() if runner in self._runners else None))
+            watcher.watch(fd, arrived)
 
     def stop(self) -> None:
         """Doorbells signal their events again."""

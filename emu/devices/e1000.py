@@ -46,8 +46,8 @@ class E1000:
     """The card, plugged into `backend`; `function` goes into a PCI slot. The vCPU thread's own.
 
     `mac` has six bytes (ConfigError). Frames wait in the backend until the guest has buffers for them;
-    whoever watches the backend's descriptor posts `poll`. `costs` are the card's share: a request is a frame
-    that the backend took or the guest got, an interrupt a rise of the pin.
+    whoever watches the backend's descriptor calls `frames_wait`. `costs` are the card's share: a request is
+    a frame that the backend took or the guest got, an interrupt a rise of the pin.
     """
 
     size = spec.BAR_SIZE
@@ -100,7 +100,7 @@ class E1000:
         self._wire_registers()
         self.function.on_reset.append(self.power_on)
         self.function.on_command.append(self._command_changed)
-        backend.on_ready = self._frames_wait
+        backend.on_ready = self.frames_wait
         backend.on_link = self._cable
         self.power_on()
 
@@ -303,7 +303,7 @@ class E1000:
     def _write_radv(self, value: int) -> None:
         self._rx_delay.absolute = self._keep(spec.RADV, value)
 
-    def _frames_wait(self) -> None:
+    def frames_wait(self) -> None:
         """Any thread: the backend has frames after it had none."""
         if threading.get_ident() == self._sender:
             self._answered = True  # an answer within `send`: `_transmit` looks, without a detour

@@ -1,15 +1,25 @@
 """The Internet checksum. Source: RFC 1071."""
 
+from typing import Final
+
 Bytes = bytes | bytearray | memoryview
+PIECE: Final = 4096
+"""Bytes taken as one integer, an even number; of all 64 KiB at once the division alone takes 100 us."""
 
 
 def word_sum(data: Bytes) -> int:
     """The ones' complement sum of big-endian words, zero-padded at the end: 0 to 0xFFFE.
 
-    It is a residue modulo 0xFFFF, so one division of a large integer gives it: 20 us for 64 KiB.
+    It is a residue modulo 0xFFFF, so one division of a large integer gives it: 80 us for 60 KiB.
     """
-    total = int.from_bytes(data, "big")
-    return (total << 8 if len(data) & 1 else total) % 0xFFFF
+    length, total, number = len(data), 0, int.from_bytes
+    begin = length - length % PIECE
+    if begin:
+        data = memoryview(data)
+        for at in range(0, begin, PIECE):
+            total += number(data[at : at + PIECE], "big")
+    last = number(data[begin:], "big")
+    return (total + (last << 8 if length & 1 else last)) % 0xFFFF
 
 
 def checksum(data: Bytes, start: int = 0) -> int:

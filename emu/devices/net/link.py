@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from emu.bus.costs import Costs
-from emu.devices.net.stream import StreamPeer
+from emu.devices.net.stream import PATIENCE_MS, StreamPeer
 from emu.devices.net.types import Buffers, Offload
 from emu.errors import ConfigError
 
@@ -92,7 +92,7 @@ class StreamLink:
         sock = self._meeting.meet()
         if sock is None:
             return
-        self._peer = peer = StreamPeer(sock, self.name)
+        self._peer = peer = StreamPeer(sock, self.name, patience_ms=PATIENCE_MS)
         peer.on_link = self._parted
         assert peer.fd is not None
         self._epoll.register(peer.fd, select.EPOLLIN)

@@ -26,7 +26,9 @@ class Passt(StreamPeer):
     `forwards` are host ports that lead to the guest's: ("tcp", host port, guest port).
     """
 
-    def __init__(self, name: str, forwards: Sequence[tuple[str, int, int]] = ()) -> None:
+    def __init__(
+        self, name: str, forwards: Sequence[tuple[str, int, int]] = (), *, patience_ms: int = 0
+    ) -> None:
         program = shutil.which("passt")
         if program is None:
             raise ConfigError(f"{name}: passt is not installed; install the package passt")
@@ -50,7 +52,7 @@ class Passt(StreamPeer):
             except OSError as error:
                 ours.close()
                 raise ConfigError(f"{name}: {program}: {error.strerror}") from None
-        super().__init__(ours, name, takes_large=True)
+        super().__init__(ours, name, takes_large=True, patience_ms=patience_ms)
 
     def _send(self, pieces: list[memoryview | bytes | bytearray], length: int) -> None:
         """One frame, without Ethernet's padding: passt of 2023 takes it for data of the TCP packet."""

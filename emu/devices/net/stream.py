@@ -6,8 +6,9 @@ the connection.
 
 import contextlib
 import logging
+import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from emu.bus.costs import Costs
@@ -20,20 +21,28 @@ LENGTH_BYTES: Final = 4
 CHUNK: Final = 1 << 18
 """Bytes read at once; a frame fits many times."""
 SOCKET_BUFFER: Final = 1 << 20
+PATIENCE_MS: Final = 5
+"""How long a guest's frame may wait for the other end: a lost one costs a TCP stream 200 ms."""
+SEGMENTS_A_CALL: Final = 256
+"""Frames of one large packet sent by one call; the host takes 1024 pieces."""
 
 
 class StreamPeer:
     """A `NetBackend` over a connected socket, which it owns.
 
     `dropped` counts frames for which it had no room. `takes_large`: the other end takes TCP packets of up to
-    64 KiB uncut.
+    64 KiB uncut. `patience_ms`: how long a frame may wait for room; once that was too short, none waits until
+    there is room again.
     """
 
     guest_features = 0
     left: Offload | None = None
 
-    def __init__(self, sock: socket.socket, name: str, *, takes_large: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, name: str, *, takes_large: bool = False, patience_ms: int = 0
+    ) -> None:
         sock.setblocking(False)
+        self._patience_ms, self._stalls = patience_ms, False
         enlarge(sock)
         self.name, self._socket, self._takes_large = name, sock, takes_large
         self.fd: int | None = sock.fileno()
@@ -62,39 +71,66 @@ class StreamPeer:
         except FrameError:
             self.dropped += 1
             return
-        for each in frames:
-            self._send([each], len(each))
+        if len(frames) == 1:
+            self._send([frames[0]], len(frames[0]))
+            return
+        for at in range(0, len(frames), SEGMENTS_A_CALL):
+            part = frames[at : at + SEGMENTS_A_CALL]
+            pieces = [piece for each in part for piece in (len(each).to_bytes(LENGTH_BYTES, "big"), each)]
+            self._send_pieces(pieces, sum(map(len, pieces)), len(part))
 
     def _send(self, pieces: list[memoryview | bytes | bytearray], length: int) -> None:
-        """One frame: all of it, nothing of it, or a part whose rest goes first next time."""
-        if not self.link_up or not self._send_rest():
-            self.dropped += 1
+        """One frame."""
+        self._send_pieces([length.to_bytes(LENGTH_BYTES, "big"), *pieces], LENGTH_BYTES + length, 1)
+
+    def _send_pieces(
+        self, pieces: Sequence[memoryview | bytes | bytearray], length: int, frames: int
+    ) -> None:
+        """Frames with their lengths: all of them, none, or a part whose rest goes first next time."""
+        sent = 0
+        if self.link_up and self._send_rest():
+            sent = self._try(lambda: self._socket.sendmsg(pieces))
+        if not sent:
+            self.dropped += frames
             return
-        self.costs.syscalls += 1
-        try:
-            sent = self._socket.sendmsg([length.to_bytes(LENGTH_BYTES, "big"), *pieces])
-        except BlockingIOError:
-            self.dropped += 1
-            return
-        except OSError as error:
-            self._lost(str(error.strerror))
-            return
-        self.costs.bytes_copied += length
-        if sent < LENGTH_BYTES + length:
-            self._unsent = b"".join((length.to_bytes(LENGTH_BYTES, "big"), *pieces))[sent:]
+        self.costs.bytes_copied += length - LENGTH_BYTES * frames
+        if sent < length:
+            self._unsent = b"".join(pieces)[sent:]
 
     def _send_rest(self) -> bool:
-        """Send what is left of a frame; True when nothing is."""
+        """Send what is left of earlier frames; True when nothing is."""
         while self._unsent:
+            sent = self._try(lambda: self._socket.send(self._unsent))
+            if not sent:
+                return False
+            self._unsent = self._unsent[sent:]
+        return True
+
+    def _try(self, send: Callable[[], int]) -> int:
+        """Bytes that the socket took; 0 where it has no room in time, or the link is down."""
+        while True:
             self.costs.syscalls += 1
             try:
-                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                sent = send()
             except BlockingIOError:
-                return False
+                if not self._has_room_soon():
+                    return 0
             except OSError as error:
                 self._lost(str(error.strerror))
-                return False
-        return True
+                return 0
+            else:
+                self._stalls = False
+                return sent
+
+    def _has_room_soon(self) -> bool:
+        """Wait for room, unless that was in vain before."""
+        if self._stalls or not self._patience_ms:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        self.costs.syscalls += 1
+        self._stalls = not poll.poll(self._patience_ms)
+        return not self._stalls
 
     # ---- from the other end ------------------------------------------------------------------------
 
