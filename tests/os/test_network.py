@@ -148,6 +148,7 @@ def test_two_machines_on_one_cable_ping_each_other_with_large_frames(
             guests.append(NetGuest(OURS, debian, *netdev, *card))
             guests[-1].ask("echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
             guests[-1].ask(f"ifconfig eth0 10.9.0.{number} netmask 255.255.255.0 mtu 9000 up")
+            guests[-1].ask(f"arp -s 10.9.0.{3 - number} 52:54:00:00:00:0{3 - number}")
         first, second = guests
         first.ask("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 20000; done")
         assert "1 packets received" in first.ask("ping -c 1 -W 5 10.9.0.2")
