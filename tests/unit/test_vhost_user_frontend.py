@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -137,6 +137,26 @@ def test_kick_and_call_cross_the_processes(rig: Rig) -> None:
     os.eventfd_write(backend.fds[Request.SET_VRING_CALL, 0], 1)
     assert rig.interrupts.acquire(timeout=LIMIT_S)
     assert plane.costs().interrupts == 1
+
+
+def test_the_cpu_hears_of_rings_and_of_each_interrupt_before_the_guest_does(rig: Rig) -> None:
+    backend, plane = rig.backend(), rig.open()
+    rings: list[Sequence[int]] = []
+    order: list[str] = []
+    plane.on_rings = rings.append
+    plane.on_call = lambda: order.append("cpu")
+
+    def interrupt() -> None:
+        order.append("guest")
+        rig.interrupts.release()
+
+    rig.call.bind(interrupt)
+    rig.start()
+    os.eventfd_write(backend.fds[Request.SET_VRING_CALL, 0], 1)
+    assert rig.interrupts.acquire(timeout=LIMIT_S)
+    assert order == ["cpu", "guest"]
+    plane.stop()
+    assert rings == [[rig.driver.used_gpa + 2], ()]
 
 
 def test_a_stopped_ring_tells_where_it_was(rig: Rig) -> None:
