@@ -23,7 +23,7 @@ CARDS = {
     "vhost": ("6.1", ",vhost=on", ("-device", "virtio-net-pci,netdev=n")),
 }
 """Kernel, properties of the netdev, and the flags of the card."""
-SIZE = {"e1000": 20 << 20, "virtio": 100 << 20, "iothread": 100 << 20, "vhost": 100 << 20}
+SIZE = {"e1000": 100 << 20, "virtio": 100 << 20, "iothread": 20 << 20, "vhost": 20 << 20}
 MAC = "52:54:00:12:34:56"
 
 
@@ -88,7 +88,6 @@ def test_a_stream_goes_each_way_and_nothing_is_lost(
     assert f"BOUND 10.0.2.15 255.255.255.0 {GATEWAY}" in guest.dhcp()
     assert MAC in guest.ask("cat /sys/class/net/eth0/address")
     guest.ask(f"stream get {GATEWAY} {far.source} >/big")
-    assert str(len(far.data)) in guest.ask("wc -c /big")
     guest.ask(f"stream put {GATEWAY} {far.sink} </big")
     assert far.received.get(timeout=LIMIT_S) == Received(len(far.data), far.md5)
     seen = counters(guest)
