@@ -85,11 +85,10 @@ def test_code_that_a_back_end_read_into_used_pages_is_the_one_that_runs(debian: 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize(("engine", "rounds"), [("fast", 20_000), ("public", 1000)])
-def test_many_rounds_of_it(debian: Debian, socket: Path, engine: str, rounds: int) -> None:
-    console = boot(debian, socket, "-timeout", "900", "--engine", engine)
+def test_many_rounds_of_it(debian: Debian, socket: Path) -> None:
+    console = boot(debian, socket, "-timeout", "900")
     try:
-        for seed in range(5):
-            assert wrong_calls(console, rounds // 5, seed) == 0
+        for seed in range(10):
+            assert wrong_calls(console, 2000, seed) == 0
     finally:
         console.close()
