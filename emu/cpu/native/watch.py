@@ -8,7 +8,7 @@ no NX in force (paging off, firmware's page tables) need not map anything: its T
 interrupt.
 
 A back-end answers a request only after it has written: where no used index of its rings has moved since a
-page was checked, there is nothing to compare, so a machine whose disk rests pays nothing.
+page was checked, there is nothing to compare, so a machine whose disk rests pays little.
 
 Not seen: code that a device writes over code while both lie in an executable mapping that is never flushed,
 in a guest that polls without interrupts, or that has NX in force and still keeps DMA buffers executable; and
