@@ -119,6 +119,52 @@ def test_frames_come_whole_into_buffers_of_any_size(
     assert all(any(each == other for other in rest) for each in found), "in order, each one whole"
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    chains=st.lists(
+        st.one_of(
+            st.tuples(st.integers(10, 4096)),
+            st.tuples(st.integers(1, 3000), st.integers(1, 1000)),
+            st.tuples(st.just(b"for the device to read")),
+        ),
+        max_size=10,
+    ),
+    broken=st.lists(st.tuples(st.integers(0, 15), st.binary(min_size=16, max_size=16)), max_size=1),
+    lengths=st.lists(st.integers(14, 9000), max_size=6),
+    features=st.sampled_from([0, F_VERSION_1, F_VERSION_1 | NET_F_MRG_RXBUF]),
+    skipped=st.sampled_from([0, 0, 3, 17]),
+)
+def test_the_fast_way_leaves_what_the_plain_one_leaves(
+    chains: list[tuple[int | bytes, ...]],
+    broken: list[tuple[int, bytes]],
+    lengths: list[int],
+    features: int,
+    skipped: int,
+) -> None:
+    frames = [bytes((i + 3 * j) & 0xFF for j in range(length)) for i, length in enumerate(lengths)]
+    found = []
+    for fused in (False, True):
+        cable, ring = Cable(), DriverQueue(size=16)
+        queues = NetQueues(cable, 1)
+        queues.fused = fused
+        queues.set_features(features)
+        for parts in chains:
+            if sum(map(len, ring.chains.values())) + len(parts) <= ring.size:
+                ring.add(*parts)
+        for i, descriptor in broken:
+            ring.desc[16 * i : 16 * i + 16] = descriptor
+        ring.set_avail_idx(ring.avail_idx + skipped)
+        drain = queues.drain(0, ring.device_side())
+        cable.offer(*frames)
+        try:
+            outcome = str(drain(256))
+        except DriverError as error:
+            outcome = str(error)
+        memory = bytes(ring.memory.view(0, ring.memory.ranges[0].size))
+        found.append((outcome, queues.dropped, queues.costs.bytes_copied, len(cable.waiting), memory))
+    assert found[0] == found[1]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     commands=st.lists(

@@ -35,6 +35,12 @@ def frame(length: int, to: bytes = MAC, first: int = 0) -> bytes:
     return to + OTHER + b"\x08\x00" + bytes((first + i) & 0xFF for i in range(length - 14))
 
 
+@pytest.fixture(params=["plain", "fused"], autouse=True)
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds on both paths."""
+    monkeypatch.setattr(NetQueues, "fused", request.param == "fused")
+
+
 class Card:
     """A card with a ring for each queue; `kicked` are the queues it asked for."""
 

@@ -14,6 +14,10 @@ Buffers = Sequence[memoryview]
 """A frame in pieces, as the guest's descriptors list them: destination address first, no FCS."""
 
 
+Frame = bytes | bytearray | memoryview
+"""A frame in one piece."""
+
+
 class Offload(NamedTuple):
     """What is left to do on a frame. Source: VIRTIO 1.2, 5.1.6 (struct virtio_net_hdr).
 
