@@ -12,10 +12,10 @@ PIECES = st.sampled_from(
         *("hello ", "x" * 79, "\r", "\n", "\r\n", "\b", "\t", "\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[J"),
         *("\x1b[2J", "\x1b[H", "\x1b[5;70H", "\x1b[3A", "\x1b[2B", "\x1b[7C", "\x1b[4D", "\x1b[2P"),
         *("\x1b[2@", "\x1b[4X", "\x1b[31m", "\x1b[1m", "\x1b[0m", "\x1b[10d", "\x1b[20G", "\x1bM", "\x1bD"),
-        *("\x1bE", "\x1b7", "\x1b8", "\x1b[3;20r", "\x1b[r\x1b[H", "\x1b(B", "é", "\x1b[?25l"),
+        *("\x1b7", "\x1b8", "\x1b[3;20r", "\x1b[r\x1b[H", "\x1b(B", "é", "\x1b[?25l"),
     ]
 )
-"""Without insertion and deletion of lines, which that other terminal does wrong."""
+"""Without insertion and deletion of lines and without NEL, which that other terminal does wrong."""
 
 
 def shown(console: TextConsole) -> list[str]:
@@ -72,3 +72,9 @@ def test_a_character_that_would_shift_the_line_is_a_question_mark(character: str
     console = TextConsole()
     console.write(f"a{character}b".encode())
     assert shown(console)[0].rstrip() == "a?b"
+
+
+def test_next_line_is_a_line_feed_and_a_carriage_return() -> None:
+    console = TextConsole()
+    console.write(b"one\x1bEtwo")
+    assert [line.rstrip() for line in shown(console)[:2]] == ["one", "two"]
