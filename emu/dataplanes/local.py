@@ -1,49 +1,30 @@
 """A data plane inside of this process: everything but the thread is the same for each placement."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from emu.bus.costs import Costs
-from emu.bus.eventfd import EventFd
 from emu.bus.memory import GuestMemory
 from emu.dataplanes.runner import QueueRunner
 from emu.dataplanes.types import Placement
+from emu.dataplanes.vrings import Vring, VringTable
 from emu.devices.virtio.spec import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
 from emu.devices.virtio.split_queue import SplitQueue
 from emu.devices.virtio.types import Service
-from emu.errors import DriverError, EmuError
+from emu.errors import EmuError
 from emu.kernel.membarrier import private_barrier
 
 
-@dataclass(slots=True)
-class Vring:
-    """What was set for one queue; plain values until `start`."""
-
-    num: int = 0
-    desc: int = 0
-    avail: int = 0
-    used: int = 0
-    base: int = 0
-    kick: EventFd | None = None
-    call: EventFd | None = None
-    enabled: bool = False
-
-
-class LocalPlane:
+class LocalPlane(VringTable):
     """A `DataPlane` that serves `service` where `placement` says. Called on the vCPU thread.
 
     Raises ConfigError where the placement needs a host call that is not there.
     """
 
     def __init__(self, service: Service, placement: Placement) -> None:
+        super().__init__(service.queues)
         self.service, self._placement = service, placement
         self.name, self.ioeventfd, self.irqfd = placement.name, placement.ioeventfd, placement.irqfd
-        self.device_type, self.queues = service.device_type, service.queues
+        self.device_type = service.device_type
         self._barrier = private_barrier() if placement.barrier else None
-        self._vrings = [Vring() for _ in range(service.queues)]
-        self._features = 0
         self._memory: GuestMemory | None = None
-        self._report: Callable[[int, DriverError], None] | None = None
         self._running: list[QueueRunner] = []
 
     @property
@@ -51,40 +32,15 @@ class LocalPlane:
         """What the service offers."""
         return self.service.features
 
-    def set_features(self, features: int) -> None:
-        """See `DataPlane`."""
-        self._features = features
-
     def set_memory(self, memory: GuestMemory) -> None:
         """See `DataPlane`."""
         self._memory = memory
-
-    def set_vring(self, index: int, num: int, desc: int, avail: int, used: int, base: int) -> None:
-        """See `DataPlane`."""
-        vring = self._vrings[index]
-        vring.num, vring.desc, vring.avail, vring.used, vring.base = num, desc, avail, used, base
-
-    def set_kick(self, index: int, event: EventFd) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].kick = event
-
-    def set_call(self, index: int, event: EventFd) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].call = event
-
-    def set_error(self, report: Callable[[int, DriverError], None]) -> None:
-        """See `DataPlane`."""
-        self._report = report
-
-    def set_enable(self, index: int, on: bool) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].enabled = on
 
     def start(self) -> None:
         """See `DataPlane`."""
         if self._running:
             return
-        self.service.set_features(self._features)
+        self.service.set_features(self._accepted)
         self._running = [self._runner(i, vring) for i, vring in enumerate(self._vrings) if vring.enabled]
         self._placement.start(self._running)
 
@@ -97,8 +53,8 @@ class LocalPlane:
             vring.avail,
             vring.used,
             vring.num,
-            event_idx=bool(self._features & F_RING_EVENT_IDX),
-            indirect=bool(self._features & F_RING_INDIRECT_DESC),
+            event_idx=bool(self._accepted & F_RING_EVENT_IDX),
+            indirect=bool(self._accepted & F_RING_INDIRECT_DESC),
             base=vring.base,
         )
         return QueueRunner(

@@ -16,7 +16,6 @@ from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
 from emu.bus.memory import GuestMemory
 from emu.clock import Clock
-from emu.dataplanes.local import Vring
 from emu.dataplanes.types import Post, Watcher
 from emu.dataplanes.vhost_user.backend_channel import BackendChannel
 from emu.dataplanes.vhost_user.connection import Connection, InflightArea
@@ -27,6 +26,7 @@ from emu.dataplanes.vhost_user.messages import (
 )
 from emu.dataplanes.vhost_user.reconnect import Reconnector
 from emu.dataplanes.vhost_user.ring_watch import RingWatch
+from emu.dataplanes.vrings import Vring, VringTable
 from emu.devices.virtio.spec import (
     ACKNOWLEDGE,
     DRIVER,
@@ -92,7 +92,7 @@ class Kind:
     mtu: int = 0
 
 
-class VhostUserPlane:
+class VhostUserPlane(VringTable):
     """A `DataPlane`. `connect` makes a negotiated connection to the one back-end; `where` is for messages.
 
     `again` does so once the first one is lost; without it `connect` does. `on_call` hears of each interrupt
@@ -115,14 +115,12 @@ class VhostUserPlane:
         spent_there: Callable[[], Costs] | None = None,
         again: Callable[[], Connection] | None = None,
     ) -> None:
-        self.device_type, self.queues = kind.device_type, queues
+        super().__init__(queues)
+        self.device_type = kind.device_type
         self._kind, self._queue_size, self._host, self._where = kind, queue_size, host, where
         self._spent_there = spent_there
         self._spent_before = spent_there() if spent_there is not None else Costs()
-        self._vrings = [Vring() for _ in range(queues)]
         self._memory: GuestMemory | None = None
-        self._accepted = 0
-        self._report: Callable[[int, DriverError], None] = _nobody
         self.on_call: Callable[[], None] = lambda: None
         self.on_rings: Callable[[Sequence[int]], None] = lambda _used_idx: None
         self.on_config: Callable[[], None] = lambda: None
@@ -238,35 +236,10 @@ class VhostUserPlane:
 
     # ---- DataPlane ---------------------------------------------------------------------------------
 
-    def set_features(self, features: int) -> None:
-        """See `DataPlane`."""
-        self._accepted = features
-
     def set_memory(self, memory: GuestMemory) -> None:
         """See `DataPlane`."""
         if memory is not self._memory:
             self._memory, self._memory_sent = memory, False
-
-    def set_vring(self, index: int, num: int, desc: int, avail: int, used: int, base: int) -> None:
-        """See `DataPlane`."""
-        vring = self._vrings[index]
-        vring.num, vring.desc, vring.avail, vring.used, vring.base = num, desc, avail, used, base
-
-    def set_kick(self, index: int, event: EventFd) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].kick = event
-
-    def set_call(self, index: int, event: EventFd) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].call = event
-
-    def set_error(self, report: Callable[[int, DriverError], None]) -> None:
-        """See `DataPlane`."""
-        self._report = report
-
-    def set_enable(self, index: int, on: bool) -> None:
-        """See `DataPlane`."""
-        self._vrings[index].enabled = on
 
     def start(self) -> None:
         """See `DataPlane`. Without a back-end the queues wait for one."""
@@ -431,7 +404,3 @@ class VhostUserPlane:
 
 def _reason(error: OSError | PeerError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _nobody(_index: int, _error: DriverError) -> None:
-    """No device listens."""

@@ -13,7 +13,7 @@ from typing import Final
 from emu.bus.eventfd import EventFd
 from emu.bus.memory import GuestMemory
 from emu.clock import Clock, Timer
-from emu.dataplanes.local import Vring
+from emu.dataplanes.vrings import Vring
 
 SOON_NS: Final = 4_000_000
 LATE_NS: Final = 64_000_000
