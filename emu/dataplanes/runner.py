@@ -55,9 +55,9 @@ class QueueRunner:
     def run(self, looks: int) -> bool:
         """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
 
-        False means: after the doorbell had been armed the ring was empty, or the drain took nothing of it (it
-        waits for the host, or for more chains). Whoever adds a chain kicks, and whoever brings what it waits
-        for.
+        False means: after the doorbell had been armed the ring was empty, or held no more than what the drain
+        took nothing of (it waits for the host, or for more chains). Whoever adds a chain kicks, and whoever
+        brings what it waits for.
         Raises DriverError. Source of the order: VIRTIO 1.2, 2.7.7.1 and 2.7.10.1, see `private_barrier`.
         """
         queue, drain, barrier = self.queue, self._drain, self._barrier
@@ -68,6 +68,7 @@ class QueueRunner:
             queue.set_kicks(False)
         armed_at = -1
         for _ in range(looks):
+            seen = avail[AVAIL_IDX]
             if served := drain(SNAPSHOT):
                 armed_at = -1
                 self.costs.requests += served
@@ -84,7 +85,7 @@ class QueueRunner:
                 barrier()
                 if queue.needs_interrupt():  # the driver's used_event may have been on its way
                     self.interrupt()
-            if avail[AVAIL_IDX] == queue.last_avail:
+            if avail[AVAIL_IDX] == queue.last_avail or (not served and avail[AVAIL_IDX] == seen):
                 return False
         return True
 
