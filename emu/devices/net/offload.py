@@ -29,35 +29,31 @@ class FrameError(EmuError):
 
 def finish(frame: Buffers, offload: Offload | None) -> list[bytes | bytearray]:
     """The frames for the wire. Raises FrameError."""
+    if offload is None or offload.gso_type == NET_GSO_NONE:
+        return [finish_whole(frame, offload)]
     whole = b"".join(frame)
     if len(whole) < MIN_FRAME:
         raise FrameError(f"a frame of {len(whole)} bytes")
-    if offload is None:
-        return [whole]
-    if offload.gso_type != NET_GSO_NONE:
-        return segments(whole, offload)
-    return [with_checksum(whole, offload)]
+    return segments(whole, offload)
 
 
-def finish_whole(frame: Buffers, offload: Offload | None) -> bytes | bytearray:
+def finish_whole(frame: Buffers, offload: Offload | None) -> bytearray:
     """The same for a wire that takes large packets uncut. Raises FrameError."""
-    whole = b"".join(frame)
+    whole = bytearray().join(frame)
     if len(whole) < MIN_FRAME:
         raise FrameError(f"a frame of {len(whole)} bytes")
-    return whole if offload is None else with_checksum(whole, offload)
+    if offload is not None and offload.needs_csum:
+        _store_checksum(whole, offload)
+    return whole
 
 
-def with_checksum(frame: bytes, offload: Offload) -> bytes | bytearray:
-    """The frame with its checksum; in its place stands the sum of the pseudo header. Raises FrameError."""
-    if not offload.needs_csum:
-        return frame
-    start, at = offload.csum_start, _checksum_place(frame, offload)
-    done = bytearray(frame)
-    done[at : at + 2] = checksum(memoryview(frame)[start:]).to_bytes(2, "big")
-    return done
+def _store_checksum(frame: bytearray, offload: Offload) -> None:
+    """Give the frame its checksum; in its place stands the sum of the pseudo header. Raises FrameError."""
+    at = _checksum_place(frame, offload)
+    frame[at : at + 2] = checksum(memoryview(frame)[offload.csum_start :]).to_bytes(2, "big")
 
 
-def _checksum_place(frame: bytes, offload: Offload) -> int:
+def _checksum_place(frame: bytes | bytearray, offload: Offload) -> int:
     """Where the checksum goes. Raises FrameError."""
     at = offload.csum_start + offload.csum_offset
     if at + 2 > len(frame):
