@@ -10,6 +10,7 @@ from emu.devices.net.types import MAX_FRAME, Offload
 from emu.devices.virtio.net import MAX_PAIRS, VirtioNet
 from emu.devices.virtio.net_queues import MOST_WAITING, NetQueues, Turn
 from emu.devices.virtio.spec import (
+    DESC_F_WRITE,
     F_VERSION_1,
     NET_F_CSUM,
     NET_F_CTRL_VQ,
@@ -197,6 +198,33 @@ def test_a_frame_lies_in_several_buffers_and_says_in_how_many() -> None:
     ]
     card.cable.offer(frame(388))
     assert card.receive() == [RECEIVED + frame(388)], "the last buffer was not lost"
+
+
+def test_every_byte_of_a_frame_is_reported_as_written_before_the_driver_sees_it() -> None:
+    card, reported = Card(), set[int]()
+
+    def report(gpa: int, length: int) -> None:
+        assert card.rx.used_words[1] == 0, "not yet"
+        reported.update(range(gpa, gpa + length))
+
+    card.rx.memory.on_written = report
+    heads = [card.rx.add(400) for _ in range(3)]
+    card.cable.offer(frame(1000))
+    card.receive()
+    for head, length in zip(heads, (400, 400, 212), strict=True):
+        gpa = card.rx.parts[head][0][0]
+        assert reported >= set(range(gpa, gpa + length))
+
+
+def test_buffers_that_follow_each_other_in_memory_are_filled_in_order() -> None:
+    card = Card()
+    heads = [card.rx.prepare(400) for _ in range(4)]
+    for i, gpa in enumerate((0x3_0000, 0x3_0000 + 400, 0x2_0000, 0x3_0000 + 800)):
+        card.rx.put(heads[i], gpa, 400, DESC_F_WRITE)
+        card.rx.parts[heads[i]] = [(gpa, 400, True)]
+        card.rx.publish(heads[i])
+    card.cable.offer(frame(1500))
+    assert b"".join(card.receive()) == bytes(10) + b"\x04\x00" + frame(1500)
 
 
 def test_a_frame_waits_until_there_are_buffers_for_all_of_it() -> None:
