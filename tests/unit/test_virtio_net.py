@@ -266,6 +266,28 @@ def test_a_buffer_without_room_for_a_header_stops_the_queue() -> None:
         card.drains[0](256)
 
 
+@pytest.mark.parametrize(
+    ("from_end", "length", "flags", "why"),
+    [
+        (400, 401, DESC_F_WRITE, "0x[0-9a-f]+"),
+        (0, 400, DESC_F_WRITE, "0x[0-9a-f]+"),
+        (400, 400, 0, "a buffer to receive into with 0 bytes"),
+    ],
+)
+def test_a_buffer_that_is_not_for_the_device_stops_the_queue_and_stays_as_it_was(
+    from_end: int, length: int, flags: int, why: str
+) -> None:
+    card = Card()
+    end = card.rx.memory.ranges[0].size
+    head = card.rx.add(400)
+    card.rx.put(head, end - from_end, length, flags)
+    card.cable.offer(frame(380))
+    with pytest.raises(DriverError, match=why):
+        card.drains[0](256)
+    assert bytes(card.rx.memory.view(end - 400, 400)) == bytes(400)
+    assert card.rx.used() == []
+
+
 def test_a_limit_is_kept() -> None:
     card = Card()
     for _ in range(3):
