@@ -5,9 +5,9 @@ from functools import partial
 from typing import Final, TextIO
 
 from emu.bus.costs import Costs
-from emu.cli.options import Option, choice, help_text, key_values, number, parse, switch, unique_keys
+from emu.cli.options import Option, choice, key_values, number, switch, unique_keys
 from emu.cli.serve import EXIT_STATUS
-from emu.cli.serving import HIDDEN, Served, ServeDraft, common_options, serve
+from emu.cli.serving import Served, ServeDraft, common_options, read_flags, serve
 from emu.config import DriveConfig
 from emu.devices.block.backend import BlockBackend
 from emu.devices.block.open import FORMATS, open_image
@@ -62,15 +62,10 @@ TABLE: Final[tuple[Option[Draft], ...]] = (
 )
 
 
-def _no_word(_draft: Draft, word: str) -> None:
-    raise ConfigError(f'"{word}": this kind takes flags only')
-
-
 def run(argv: list[str], out: TextIO) -> int:
     """Serve until a signal comes."""
-    draft = parse(argv, TABLE, Draft(), _no_word)
-    if draft.help:
-        out.write(help_text(USAGE, [option for option in TABLE if option.name not in HIDDEN], EPILOG))
+    draft = Draft()
+    if not read_flags(argv, TABLE, draft, USAGE, EPILOG, out):
         return 0
     if not draft.drives:
         raise ConfigError("no disk: give --drive file=FILE")

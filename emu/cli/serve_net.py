@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TextIO
 
-from emu.cli.options import Option, help_text, number, parse
+from emu.cli.options import Option, number
 from emu.cli.serve import EXIT_STATUS
-from emu.cli.serving import HIDDEN, Served, ServeDraft, common_options, serve
+from emu.cli.serving import Served, ServeDraft, common_options, read_flags, serve
 from emu.devices.net.dump import Dumped, PcapFile
 from emu.devices.net.echo import EchoPort
 from emu.devices.net.passt import Passt
@@ -83,15 +83,10 @@ TABLE: Final[tuple[Option[Draft], ...]] = (
 )
 
 
-def _no_word(_draft: Draft, word: str) -> None:
-    raise ConfigError(f'"{word}": this kind takes flags only')
-
-
 def run(argv: list[str], out: TextIO) -> int:
     """Serve until a signal comes."""
-    draft = parse(argv, TABLE, Draft(), _no_word)
-    if draft.help:
-        out.write(help_text(USAGE, [option for option in TABLE if option.name not in HIDDEN], EPILOG))
+    draft = Draft()
+    if not read_flags(argv, TABLE, draft, USAGE, EPILOG, out):
         return 0
     if draft.echo and (draft.switch or draft.uplink is not None):
         raise ConfigError("--echo is no port of a switch; leave out --switch and --uplink")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TextIO, TypeVar
 
 from emu.bus.costs import Costs
-from emu.cli.options import Option, number
+from emu.cli.options import Option, help_text, number, parse
 from emu.errors import ConfigError
 from emu.serve.counters import Account
 from emu.serve.endpoint import Endpoint
@@ -83,6 +83,20 @@ def common_options(_draft: type[D]) -> tuple[Option[D], ...]:
         Option("help", None, lambda draft, _: setattr(draft, "help", True), "this text"),
         Option("h", None, lambda draft, _: setattr(draft, "help", True), "this text"),
     )
+
+
+def read_flags(
+    argv: list[str], table: tuple[Option[D], ...], draft: D, usage: str, epilog: str, out: TextIO
+) -> bool:
+    """Fill the draft from the command line; False where only the help was wanted. Raises ConfigError."""
+    parse(argv, table, draft, _no_word)
+    if draft.help:
+        out.write(help_text(usage, [option for option in table if option.name not in HIDDEN], epilog))
+    return not draft.help
+
+
+def _no_word(_draft: ServeDraft, word: str) -> None:
+    raise ConfigError(f'"{word}": this kind takes flags only')
 
 
 def serve(draft: ServeDraft, make: Callable[[Loop], Served], out: TextIO) -> int:
