@@ -11,7 +11,8 @@ from emu.devices.e1000_spec import (
     RXD_TCPCS,
     RXD_TCPE,
 )
-from emu.devices.net.checksum import Bytes, word_sum
+from emu.devices.net.checksum import word_sum
+from emu.devices.net.types import Frame
 
 PCSS: Final = 0xFF
 IP: Final = 14
@@ -20,7 +21,7 @@ CSUM_OFFSET: Final = {TCP: 16, UDP: 6}
 HEADER: Final = {TCP: 20, UDP: 8}
 
 
-def receive_checksums(frame: Bytes, rxcsum: int) -> int:
+def receive_checksums(frame: Frame, rxcsum: int) -> int:
     """Packet checksum, status and errors of a receive descriptor, at their places in its second word."""
     start = rxcsum & PCSS
     end = _ip_end(frame) if rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD) else 0
@@ -38,7 +39,7 @@ def receive_checksums(frame: Bytes, rxcsum: int) -> int:
     return (packet ^ 0xFFFF) << 16 | status << 32
 
 
-def _ip_end(frame: Bytes) -> int:
+def _ip_end(frame: Frame) -> int:
     """Where an IPv4 packet ends in its frame, or 0 if there is none that is whole."""
     if len(frame) < IP + 20 or frame[12] << 8 | frame[13] != IPV4 or frame[IP] >> 4 != 4:
         return 0
@@ -47,11 +48,11 @@ def _ip_end(frame: Bytes) -> int:
     return end if header >= 20 and IP + header <= end <= len(frame) else 0
 
 
-def _ip_status(frame: Bytes, body: int) -> int:
+def _ip_status(frame: Frame, body: int) -> int:
     return RXD_IPCS | (RXD_IPE if word_sum(frame[IP:body]) else 0)
 
 
-def _transport_status(frame: Bytes, body: int, end: int, payload: int) -> int:
+def _transport_status(frame: Frame, body: int, end: int, payload: int) -> int:
     """TCPCS where a TCP or UDP checksum is there and was looked at. Fragments have none.
 
     `payload` is the sum from `body` to the frame's end, which padding may follow.

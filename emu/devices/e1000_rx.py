@@ -27,10 +27,9 @@ from emu.devices.e1000_spec import (
     receive_buffer_size,
 )
 from emu.devices.e1000_stats import Statistics
-from emu.devices.net.types import MIN_FRAME
+from emu.devices.net.types import MIN_FRAME, Frame
 
 VLAN_AT, VLAN_TAG = 12, 4
-Frame = bytes | bytearray | memoryview
 
 
 class Receiver:

@@ -2,12 +2,13 @@
 
 from typing import Final
 
-Bytes = bytes | bytearray | memoryview
+from emu.devices.net.types import Frame
+
 PIECE: Final = 4096
 """Bytes taken as one integer, an even number; of all 64 KiB at once the division alone takes 100 us."""
 
 
-def word_sum(data: Bytes) -> int:
+def word_sum(data: Frame) -> int:
     """The ones' complement sum of big-endian words, zero-padded at the end: 0 to 0xFFFE.
 
     It is a residue modulo 0xFFFF, so one division of a large integer gives it: 80 us for 60 KiB.
@@ -22,6 +23,6 @@ def word_sum(data: Bytes) -> int:
     return (total + (last << 8 if length & 1 else last)) % 0xFFFF
 
 
-def checksum(data: Bytes, start: int = 0) -> int:
+def checksum(data: Frame, start: int = 0) -> int:
     """What makes `data` sum up to zero, beside a sum that was made before; never 0, which means "none"."""
     return 0xFFFF - (word_sum(data) + start) % 0xFFFF or 0xFFFF

@@ -9,7 +9,7 @@ from typing import Final
 
 from emu.bus.costs import Costs
 from emu.devices.net.types import NetBackend
-from emu.devices.virtio.net_control import MAC_BYTES, NetControl
+from emu.devices.virtio.net_control import NetControl, check_mac
 from emu.devices.virtio.net_queues import NetQueues
 from emu.devices.virtio.spec import (
     F_RING_EVENT_IDX,
@@ -70,8 +70,7 @@ class VirtioNet:
         offloads: bool = True,
         ring_features: int = F_RING_INDIRECT_DESC | F_RING_EVENT_IDX,
     ) -> None:
-        if len(mac) != MAC_BYTES or mac[0] & 1:
-            raise ConfigError(f"mac={mac.hex(':')}: six bytes, the first one even, are an address")
+        check_mac(mac)
         if not 1 <= pairs <= MAX_PAIRS:
             raise ConfigError(f"{pairs} queue pairs: 1 to {MAX_PAIRS} are possible")
         self.backend, self.pairs, self._mac, self._mtu = backend, pairs, mac, mtu

@@ -18,6 +18,7 @@ from emu.devices.virtio.spec import (
     NET_F_MQ,
 )
 from emu.devices.virtio.split_queue import Chain
+from emu.errors import ConfigError
 
 OK, ERR = 0, 1
 RX, MAC, VLAN, ANNOUNCE, MQ, GUEST_OFFLOADS = range(6)
@@ -167,6 +168,12 @@ class NetControl:
     def _guest_offloads(self, command: int, data: bytes) -> bool:
         """Frames reach the driver finished, so there is nothing to switch off."""
         return command == 0 and len(data) == 8 and not int.from_bytes(data, "little") & ~self.features
+
+
+def check_mac(mac: bytes) -> None:
+    """Raises ConfigError for what is no card's own address."""
+    if len(mac) != MAC_BYTES or mac[0] & 1:
+        raise ConfigError(f"mac={mac.hex(':')}: six bytes, the first one even, are an address")
 
 
 def _unknown(_command: int, _data: bytes) -> bool:

@@ -1,10 +1,8 @@
 """The control queue and the configuration of a card whose data queues another process serves."""
 
-from typing import Final
-
 from emu.bus.costs import Costs
 from emu.devices.virtio.net import CONFIG, CONTROL_FEATURES
-from emu.devices.virtio.net_control import NetControl
+from emu.devices.virtio.net_control import NetControl, check_mac
 from emu.devices.virtio.spec import (
     NET_F_GUEST_ANNOUNCE,
     NET_F_MAC,
@@ -16,9 +14,6 @@ from emu.devices.virtio.spec import (
 )
 from emu.devices.virtio.split_queue import SplitQueue, each_chain
 from emu.devices.virtio.types import Drain
-from emu.errors import ConfigError
-
-MAC_BYTES: Final = 6
 
 
 class NetControlOnly:
@@ -29,8 +24,7 @@ class NetControlOnly:
     sources: tuple[tuple[int, int], ...] = ()
 
     def __init__(self, mac: bytes, pairs: int, mtu: int = 0) -> None:
-        if len(mac) != MAC_BYTES or mac[0] & 1:
-            raise ConfigError(f"mac={mac.hex(':')}: six bytes, the first one even, are an address")
+        check_mac(mac)
         self.costs = Costs()
         self.features = NET_F_MAC | NET_F_STATUS | CONTROL_FEATURES & ~NET_F_GUEST_ANNOUNCE
         self.features |= (NET_F_MTU if mtu else 0) | (NET_F_MQ if pairs > 1 else 0)
