@@ -4,17 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from emu.boards.vhost_user import vhost_user_plane
-from emu.boards.virtio import is_on, put_on_pci, ring_features, slot_of
+from emu.boards.virtio import is_on, plane_here, put_on_pci, ring_features, slot_of
 from emu.bus.option_rom import OptionRom
 from emu.bus.pci import PciBus
 from emu.bus.types import MsiTarget
 from emu.config import DeviceConfig, MachineConfig, NetdevConfig
-from emu.dataplanes.inline import Inline, inline_plane
-from emu.dataplanes.iothread import iothread_plane
+from emu.dataplanes.inline import Inline
 from emu.dataplanes.local import LocalPlane
 from emu.dataplanes.split_control import WithControl
 from emu.dataplanes.types import DataPlane
-from emu.dataplanes.vhost import vhost_plane
 from emu.dataplanes.vhost_user.frontend import Kind
 from emu.devices.host_bridge import INTEL
 from emu.devices.net.dump import MAX_LENGTH, Dumped, PcapFile
@@ -138,7 +136,8 @@ class Nets:
                 offloads=is_on(properties, "csum", default=True),
                 ring_features=ring_features(properties),
             )
-            plane = self._here(service, device, netdev)
+            vhost = is_on(netdev.properties, "vhost", default=False)
+            plane = plane_here(machine, service, netdev.id, vhost=vhost, iothread=properties.get("iothread"))
         vectors = int(properties["vectors"], 0) if "vectors" in properties else None
         made = put_on_pci(
             machine,
@@ -156,17 +155,6 @@ class Nets:
         if service is not None:
             service.kick = lambda queue: made.kicks[queue].signal()
             service.config_changed = lambda: machine.post(made.config_changed)
-
-    def _here(self, service: VirtioNet, device: DeviceConfig, netdev: NetdevConfig) -> LocalPlane:
-        """A placement in this process."""
-        machine, vcpu = self._machine, self._machine.vcpu
-        if is_on(netdev.properties, "vhost", default=False):
-            machine.shares_core = True
-            return vhost_plane(service, vcpu.fail, netdev.id, vcpu.forget_stale_code)
-        if "iothread" in device.properties:
-            machine.shares_core = True
-            return iothread_plane(service, vcpu.fail, device.properties["iothread"], vcpu.forget_stale_code)
-        return inline_plane(service, machine.post, machine.listener if service.sources else None)
 
     def _elsewhere(self, netdev: NetdevConfig, mac: bytes, mtu: int, size: int) -> DataPlane:
         """Data queues in another process, the control queue here."""

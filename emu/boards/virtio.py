@@ -11,12 +11,13 @@ from emu.bus.pci import PciBus
 from emu.bus.types import MsiTarget
 from emu.dataplanes.inline import inline_plane
 from emu.dataplanes.iothread import iothread_plane
+from emu.dataplanes.local import LocalPlane
 from emu.dataplanes.vhost import vhost_plane
 from emu.devices.virtio.blk import VirtioBlk
 from emu.devices.virtio.device import VirtioDevice
 from emu.devices.virtio.pci_transport import CLASS_STORAGE, VirtioPci
 from emu.devices.virtio.spec import F_RING_EVENT_IDX, F_RING_INDIRECT_DESC
-from emu.devices.virtio.types import DataPlane
+from emu.devices.virtio.types import DataPlane, Service
 from emu.errors import ConfigError
 from emu.kernel.ioeventfd import Doorbells
 from emu.kernel.irqfd import bind_irqfd
@@ -72,7 +73,8 @@ def add_virtio_blk(machine: Machine, pci: PciBus, msi: MsiTarget, disk: Disk) ->
         queue_size=queue_size,
         ring_features=ring_features(properties),
     )
-    plane = _plane(machine, service, disk)
+    vhost = is_on(properties, "vhost", default=False)
+    plane = plane_here(machine, service, disk.name, vhost=vhost, iothread=properties.get("iothread"))
     return put_on_pci(
         machine, pci, msi, plane, disk.name, properties, class_code=CLASS_STORAGE, queue_size=queue_size
     )
@@ -128,15 +130,18 @@ def ring_features(properties: Mapping[str, str]) -> int:
     return bits
 
 
-def _plane(machine: Machine, service: VirtioBlk, disk: Disk) -> DataPlane:
-    properties, vcpu = disk.properties, machine.vcpu
-    if is_on(properties, "vhost", default=False):
+def plane_here(
+    machine: Machine, service: Service, owner: str, *, vhost: bool, iothread: str | None
+) -> LocalPlane:
+    """Serve a device's queues in this process: in the vhost worker, an I/O thread, or the vCPU's own."""
+    vcpu = machine.vcpu
+    if vhost:
         machine.shares_core = True
-        return vhost_plane(service, vcpu.fail, disk.name, vcpu.forget_stale_code)
-    if "iothread" in properties:
+        return vhost_plane(service, vcpu.fail, owner, vcpu.forget_stale_code)
+    if iothread is not None:
         machine.shares_core = True
-        return iothread_plane(service, vcpu.fail, properties["iothread"], vcpu.forget_stale_code)
-    return inline_plane(service, machine.post)
+        return iothread_plane(service, vcpu.fail, iothread, vcpu.forget_stale_code)
+    return inline_plane(service, machine.post, machine.listener if service.sources else None)
 
 
 def slot_of(pci: PciBus, name: str, address: str | None) -> int:
