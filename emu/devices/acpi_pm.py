@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from emu.bus.registers import Reg, RegisterBlock
+from emu.bus.saved_state import Saved, pack, unpack
 from emu.bus.types import IrqLine
 from emu.clock import Clock
 from emu.devices.alarm import Alarm
-from emu.devices.saved_state import Saved, pack, unpack
 from emu.errors import ConfigError
 
 FREQUENCY_HZ = 3_579_545

@@ -7,8 +7,8 @@ is the board's: a level says whether the source asks.
 
 from dataclasses import dataclass, field
 
+from emu.bus.saved_state import Saved, check_kind
 from emu.bus.types import AccessError, Fault, MsiTarget
-from emu.devices.saved_state import Saved, check_kind
 from emu.errors import ConfigError, MapError
 
 PINS = 24

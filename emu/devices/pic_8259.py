@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from emu.bus.irq import Pin
-from emu.devices.saved_state import Saved, check_kind, pack, part, unpack
+from emu.bus.saved_state import Saved, check_kind, pack, part, unpack
 from emu.errors import MapError
 
 CASCADE = 2  # the primary's input that carries the secondary's INT

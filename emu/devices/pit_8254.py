@@ -12,10 +12,10 @@ clock. Choices:
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from emu.bus.saved_state import check_kind, pack, part, unpack
 from emu.bus.types import IrqLine
 from emu.clock import Clock
 from emu.devices.alarm import Alarm
-from emu.devices.saved_state import check_kind, pack, part, unpack
 
 FREQUENCY_HZ = 1_193_182
 NS = 1_000_000_000

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu.bus.saved_state import Saved, pack, unpack
 from emu.bus.types import IrqLine
-from emu.devices.saved_state import Saved, pack, unpack
 
 STATUS_OBF, STATUS_SYSTEM, STATUS_CMD, STATUS_UNLOCKED = 0x01, 0x04, 0x08, 0x10
 STATUS_AUX_OBF, STATUS_TIMEOUT = 0x20, 0x40

@@ -7,8 +7,8 @@ the system, commands to the system, scan code sets 1 and 2. Typematic repeat is 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from emu.bus.saved_state import Limits, Saved, pack, unpack
 from emu.devices.ps2_keys import EXTENDED, RELEASE, TO_SET_1
-from emu.devices.saved_state import Limits, Saved, pack, unpack
 
 SET_LEDS, ECHO, SCAN_SET, IDENTIFY, SET_RATE, ENABLE, DISABLE, DEFAULTS = (
     *(0xED, 0xEE, 0xF0, 0xF2, 0xF3),

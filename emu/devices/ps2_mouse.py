@@ -7,7 +7,7 @@ Protocol" (the sample rates by which a driver asks for wheel and buttons 4 and 5
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from emu.devices.saved_state import Limits, Saved, pack, unpack
+from emu.bus.saved_state import Limits, Saved, pack, unpack
 
 SCALE_1, SCALE_2, RESOLUTION, STATUS, STREAM, READ_DATA, END_WRAP, WRAP, REMOTE = (
     *(0xE6, 0xE7, 0xE8, 0xE9, 0xEA),

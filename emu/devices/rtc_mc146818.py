@@ -7,11 +7,11 @@ when register C is read, and a timer runs only towards the next interrupt that i
 
 from dataclasses import dataclass, field
 
+from emu.bus.saved_state import Limits, Saved, pack, unpack
 from emu.bus.types import IrqLine
 from emu.clock import Clock
 from emu.devices.alarm import Alarm
 from emu.devices.rtc_calendar import civil_from_days, days_from_civil
-from emu.devices.saved_state import Limits, Saved, pack, unpack
 
 NS = 1_000_000_000
 DAY = 86_400

@@ -8,10 +8,10 @@ As on most boards' super-I/O chips, MCR.OUT2 does not gate the interrupt.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from emu.bus.saved_state import pack, unpack
 from emu.bus.types import IrqLine
 from emu.clock import Clock
 from emu.devices.alarm import Alarm
-from emu.devices.saved_state import pack, unpack
 
 # Byte offsets. With LCR.DLAB = 1, offsets 0 and 1 are the divisor latch.
 RBR_THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR = range(8)

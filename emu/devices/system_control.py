@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu.bus.saved_state import pack, unpack
 from emu.clock import Clock
-from emu.devices.saved_state import pack, unpack
 
 B_GATE2, B_SPEAKER, B_NMI_MASKS, B_REFRESH, B_OUT2 = 0x01, 0x02, 0x0C, 0x10, 0x20
 REFRESH_NS = 15_085  # the refresh request toggles the bit at this rate (18 clocks of 1.193182 MHz)
