@@ -5,7 +5,7 @@ from typing import Final
 
 from emu.boards.bios import FOLDERS, find_data
 from emu.bus.option_rom import OptionRom, RomError, made_for
-from emu.bus.pci import ROM_MOST
+from emu.bus.pci_bar import ROM_MOST
 from emu.errors import ConfigError
 
 IPXE_FOLDERS: Final = ("/usr/lib/ipxe/qemu", *FOLDERS)

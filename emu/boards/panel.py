@@ -6,7 +6,8 @@ from typing import Final, TypeVar
 
 from emu.boards.pc import PcBoard
 from emu.boards.typist import PACE_NS
-from emu.bus.pci import DEVICES, FUNCTIONS, PciFunction
+from emu.bus.pci import DEVICES, FUNCTIONS
+from emu.bus.pci_function import PciFunction
 from emu.devices.ps2_keys import Chord
 from emu.devices.vga_text import TextScreen
 from emu.devices.virtio.balloon import VirtioBalloon

@@ -8,11 +8,13 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 
-from emu.bus.pci import BarWindow, PciFunction
+from emu.bus.pci_bar import BarWindow
+from emu.bus.pci_function import PciFunction
+from emu.bus.saved_state import check_kind
 from emu.bus.types import AccessError, Fault, MsiTarget
 from emu.errors import ConfigError, MapError
 
-KIND = "msix"
+KIND, VERSION = "msix", 1
 CAP_MSIX = 0x11
 MESSAGE_CONTROL = 2  # offset inside of the capability
 CONTROL_MASK_ALL, CONTROL_ENABLE = 0x4000, 0x8000
@@ -97,15 +99,12 @@ class MsixTable:
         with self._lock:
             table = struct.pack(f"<{len(self._words)}I", *self._words)
             pending = self._pending.to_bytes(self.pending.size, "little")
-        return {"kind": KIND, "version": 1, "table": table, "pending": pending}
+        return {"kind": KIND, "version": VERSION, "table": table, "pending": pending}
 
     def load(self, saved: Mapping[str, object]) -> None:
         """Take a saved state, after the function took its own; routes are announced. Raises ConfigError."""
+        check_kind(KIND, VERSION, saved)
         table, pending = saved.get("table"), saved.get("pending")
-        if saved.get("kind") != KIND or saved.get("version") != 1:
-            raise ConfigError(
-                f"saved {saved.get('kind')!r} version {saved.get('version')!r}, wanted {KIND} version 1"
-            )
         if not isinstance(table, bytes) or len(table) != self.table.size or not isinstance(pending, bytes):
             raise ConfigError(f"saved {KIND}: table or pending bits are damaged")
         words = list(struct.unpack(f"<{4 * self.vectors}I", table))

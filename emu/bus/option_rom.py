@@ -7,7 +7,7 @@ another, each with a header and a PCI data structure.
 import struct
 from typing import Final
 
-from emu.bus.pci import ROM_LEAST, ROM_MOST
+from emu.bus.pci_bar import ROM_LEAST, ROM_MOST
 from emu.bus.types import AccessError, Fault
 from emu.errors import EmuError
 

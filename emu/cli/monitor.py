@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu import __version__
-from emu.bus.pci import BarKind, PciFunction
+from emu.bus.pci_bar import BarKind
 from emu.bus.pci_config import (
     CLASS_CODE,
     DEVICE_ID,
@@ -13,6 +13,7 @@ from emu.bus.pci_config import (
     SUBSYSTEM_VENDOR_ID,
     VENDOR_ID,
 )
+from emu.bus.pci_function import PciFunction
 from emu.cli.options import nearest, number
 from emu.devices.ps2_keys import Chord, key_named
 from emu.devices.ps2_mouse import LEFT, MIDDLE, RIGHT

@@ -11,8 +11,9 @@ from typing import Final
 
 from emu.bus.costs import Costs
 from emu.bus.memory import GuestMemory
-from emu.bus.pci import Bar, BarKind, BarWindow, PciFunction
+from emu.bus.pci_bar import Bar, BarKind, BarWindow
 from emu.bus.pci_config import PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.types import AccessError, Fault
 from emu.clock import Clock
 from emu.devices import e1000_spec as spec

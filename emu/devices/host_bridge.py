@@ -6,8 +6,8 @@ Sources: Intel 82441FX (PMC) datasheet, 3.2; Intel 82371SB (PIIX3) datasheet, 3.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from emu.bus.pci import PciFunction
 from emu.bus.pci_config import COMMAND, HEADER_MULTIFUNCTION, HEADER_TYPE, STATUS, PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.types import IrqLine
 
 INTEL = 0x8086

@@ -6,8 +6,9 @@ Source: Intel 82371SB (PIIX3) datasheet, 2.3 (PCI configuration, function 1) and
 from collections.abc import Sequence
 
 from emu.bus.memory import GuestMemory
-from emu.bus.pci import Bar, BarKind, BarWindow, PciFunction
+from emu.bus.pci_bar import Bar, BarKind, BarWindow
 from emu.bus.pci_config import COMMAND, COMMAND_IO, COMMAND_MASTER, STATUS, PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.types import IrqLine
 from emu.devices.host_bridge import INTEL, QEMU_SUBSYSTEM, QUMRANET
 from emu.devices.ide import IdeChannel, Seat

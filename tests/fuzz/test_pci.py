@@ -3,8 +3,10 @@ from hypothesis import strategies as st
 
 from emu.bus.mmio import MmioBus
 from emu.bus.msix import MsixTable
-from emu.bus.pci import Bar, BarKind, BarWindow, PciBus, PciFunction
+from emu.bus.pci import PciBus
+from emu.bus.pci_bar import Bar, BarKind, BarWindow
 from emu.bus.pci_config import PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.pio import PioBus
 from emu.bus.window import FaultLog
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge

@@ -3,8 +3,8 @@ import threading
 import pytest
 
 from emu.bus.msix import CAP_MSIX, MsixTable
-from emu.bus.pci import PciFunction
 from emu.bus.pci_config import COMMAND, PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.types import AccessError
 from emu.errors import ConfigError, MapError
 from emu.testing.lines import RecordingMsi

@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.bus.mmio import MmioBus
-from emu.bus.pci import ROM, Bar, BarKind, BarWindow, PciBus, PciFunction, pirq_of
+from emu.bus.pci import PciBus, pirq_of
+from emu.bus.pci_bar import ROM, Bar, BarKind, BarWindow
 from emu.bus.pci_config import COMMAND, EXPANSION_ROM, STATUS, STATUS_INTERRUPT, PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.pio import PioBus
 from emu.bus.window import FaultLog
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
@@ -223,7 +225,7 @@ def test_a_bar_over_another_window_is_not_decoded_until_one_moves() -> None:
     for device in (first, second):
         rig.put(device, 0x10, 0xE000_0000)
         rig.put(device, COMMAND, 2, 2)
-    assert rig.pci.conflicts == 1
+    assert rig.pci.bars.conflicts == 1
     assert "late: BAR 0 is not decoded" in rig.told[0]
     rig.put(second, COMMAND, 0, 2)
     rig.put(second, COMMAND, 2, 2)
@@ -478,7 +480,7 @@ def test_an_expansion_rom_may_lie_where_a_bar_was() -> None:
     rig.put(device, EXPANSION_ROM, 0xE000_0001)
     function = rig.pci.function(device)
     assert function is not None
-    assert (function.bar_base(0), function.bar_base(ROM), rig.pci.conflicts) == (0xE000_0000, None, 1)
+    assert (function.bar_base(0), function.bar_base(ROM), rig.pci.bars.conflicts) == (0xE000_0000, None, 1)
     rig.put(device, 0x10, 0xE010_0000)
     assert (function.bar_base(0), function.bar_base(ROM)) == (0xE010_0000, 0xE000_0000)
 

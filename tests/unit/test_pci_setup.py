@@ -2,8 +2,10 @@ import pytest
 
 from emu.boot.pci_setup import set_up_pci
 from emu.bus.mmio import MmioBus
-from emu.bus.pci import Bar, BarKind, PciBus, PciFunction
+from emu.bus.pci import PciBus
+from emu.bus.pci_bar import Bar, BarKind
 from emu.bus.pci_config import COMMAND, INTERRUPT_LINE, PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.pio import PioBus
 from emu.bus.window import FaultLog
 from emu.devices.host_bridge import Piix3IsaBridge, host_bridge
@@ -62,7 +64,7 @@ def test_bars_are_placed_by_size_without_overlap_and_decoded() -> None:
     assert other is not None
     assert other.bar_base(0) == 0xC040
     assert small.config.get(COMMAND, 2) == 0x0103
-    assert pci.conflicts == 0
+    assert pci.bars.conflicts == 0
 
 
 def test_interrupts_are_routed_as_pc_firmware_does() -> None:

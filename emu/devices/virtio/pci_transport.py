@@ -14,8 +14,9 @@ from typing import Final
 from emu.bus.costs import Costs
 from emu.bus.eventfd import EventFd
 from emu.bus.msix import MsixTable
-from emu.bus.pci import Bar, BarKind, BarWindow, PciFunction
+from emu.bus.pci_bar import Bar, BarKind, BarWindow
 from emu.bus.pci_config import PciIdentity
+from emu.bus.pci_function import PciFunction
 from emu.bus.types import AccessError, Fault, MsiTarget
 from emu.devices.virtio.device import VirtioDevice
 from emu.devices.virtio.pci_common import CommonConfig
