@@ -6,7 +6,7 @@ from typing import NamedTuple
 from emu.bus.costs import Costs
 from emu.config import DriveConfig, MachineConfig
 from emu.devices.block.backend import BlockBackend
-from emu.devices.ide import CdRom, Seat
+from emu.devices.ide_seat import CdRom, Seat
 from emu.errors import ConfigError
 from emu.machine import Machine
 

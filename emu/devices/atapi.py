@@ -10,20 +10,19 @@ from emu.bus.costs import Costs
 from emu.devices.atapi_commands import BLOCK, PACKET, Blocks, CdUnit, CheckConditionError
 from emu.devices.block.backend import BlockBackend
 from emu.devices.ide_dma import DmaRequest
-from emu.devices.ide_drive import (
+from emu.devices.ide_identify import DEFAULT_MODE, Identity, identify_packet, is_dma_mode, takes_mode
+from emu.devices.ide_task_file import (
     ABRT,
     BSY,
     COUNT,
-    DEVICE,
-    DIAGNOSTIC_PASSED,
     DRQ,
     ERR,
     FEATURES,
     LBA_HIGH,
     LBA_MID,
     READY,
+    TaskFile,
 )
-from emu.devices.ide_identify import DEFAULT_MODE, Identity, identify_packet, is_dma_mode, takes_mode
 from emu.errors import MediumError
 
 BUFFER_BLOCKS = 64  # 128 KiB: twice what one DRQ block can hold
@@ -60,18 +59,9 @@ class AtapiDrive:
         "costs",
         "dma_bytes",
         "dma_to_memory",
-        "dwords",
-        "error",
-        "index",
-        "intrq",
         "present",
-        "previous",
-        "read_end",
-        "registers",
-        "status",
+        "task",
         "unit",
-        "words",
-        "write_end",
     )
 
     def __init__(
@@ -86,11 +76,8 @@ class AtapiDrive:
         self._slave, self._identity, self.costs, self._dma = slave, identity, costs, dma
         self.present = self.dma_to_memory = True
         self._buffer = memoryview(bytearray(BUFFER))
-        self.words = self._buffer.cast("H")  # a little-endian host's view of the drive's words
-        self.dwords = self._buffer.cast("I")
+        self.task = TaskFile(self._buffer)
         self._commands = self._command_table()
-        self.registers = [0] * 8
-        self.previous = [0] * 8
         self.power_on()
 
     def change_medium(self, medium: BlockBackend | None) -> None:
@@ -106,25 +93,24 @@ class AtapiDrive:
     def diagnose(self) -> None:
         """End a reset: stop any transfer, show the signature, and no DRDY (9.12)."""
         self._stop()
-        self.intrq = False
+        self.task.intrq = False
         self._at = self._filled = self._left = self._offset = self._block = 0
         self._limit = MOST_BYTES
         self._plain = self._by_dma = False
-        self.registers[COUNT : DEVICE + 1] = [1, 1, *SIGNATURE, 0]
-        self.status, self.error = 0, DIAGNOSTIC_PASSED
+        self.task.end_reset(0, *SIGNATURE)
 
     def hold_reset(self) -> None:
         """SRST is set: busy until it is cleared."""
         self._stop()
-        self.intrq = False
-        self.status = BSY
+        self.task.intrq = False
+        self.task.status = BSY
 
     def command(self, opcode: int) -> None:
         """Take the Command register; DEVICE RESET at any time, others unless one is under way."""
         if opcode == DEVICE_RESET:
             self.diagnose()
-        elif not self.status & (BSY | DRQ):
-            self.status, self.error, self.intrq = READY, 0, True
+        elif not self.task.status & (BSY | DRQ):
+            self.task.begin()
             self._commands.get(opcode, self._abort)()
 
     def block_read(self) -> None:
@@ -132,7 +118,7 @@ class AtapiDrive:
         self.costs.bytes_copied += self._block
         if self._plain:
             self._stop()
-            self.status = READY
+            self.task.status = READY
         elif self._left:
             self._offer_block()
         else:
@@ -181,58 +167,60 @@ class AtapiDrive:
         return table
 
     def _abort(self) -> None:
-        self.status, self.error = READY | ERR, ABRT
+        self.task.status, self.task.error = READY | ERR, ABRT
 
     def _refuse(self) -> None:
         """A disk's command: the signature says what this is (8.12.5.2, 8.27.5.2)."""
-        self.registers[COUNT:DEVICE] = [1, 1, *SIGNATURE]
+        self.task.show_signature(*SIGNATURE)
         self._abort()
 
     def _packet(self) -> None:
         """Ask for the packet; DRQ alone says so, without an interrupt."""
-        features = self.registers[FEATURES]
+        task = self.task
+        features = task.registers[FEATURES]
         if features & FEATURE_OVERLAP or (features & FEATURE_DMA and self._dma is None):
             self._abort()
             return
         self._by_dma, self._plain = bool(features & FEATURE_DMA), False
-        self._limit = self.registers[LBA_HIGH] << 8 | self.registers[LBA_MID]
-        self.registers[COUNT] = COD
-        self.index, self.write_end = 0, PACKET // 2
-        self.status, self.intrq = READY | DRQ, False
+        self._limit = task.registers[LBA_HIGH] << 8 | task.registers[LBA_MID]
+        task.registers[COUNT] = COD
+        task.ask(PACKET // 2)
+        task.status, task.intrq = READY | DRQ, False
 
     def _identify_packet(self) -> None:
         mode = None if self._dma is None else self._mode
         answer = identify_packet(self._identity, self._slave, mode)
         self._buffer[: len(answer)] = answer
         self._left, self._block, self._plain = 0, len(answer), True
-        self.index, self.read_end = 0, len(answer) // 2
-        self.status = READY | DRQ
+        self.task.offer(0, len(answer) // 2)
+        self.task.status = READY | DRQ
 
     def _set_features(self) -> None:
-        feature, mode = self.registers[FEATURES], self.registers[COUNT]
+        feature, mode = self.task.registers[FEATURES], self.task.registers[COUNT]
         if feature == 0x03 and takes_mode(mode, dma=self._dma is not None):
             self._mode = mode if is_dma_mode(mode) else self._mode
         elif feature not in (0x66, 0xCC):  # keep or drop these settings at reset
             self._abort()
 
     def _power_mode(self) -> None:
-        self.registers[COUNT] = 0xFF  # active or idle
+        self.task.registers[COUNT] = 0xFF  # active or idle
 
     # ---- data --------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        self.index = self.read_end = self.write_end = self.dma_bytes = 0
+        self.task.close()
+        self.dma_bytes = 0
 
     def _end(self) -> None:
         self._stop()
-        self.registers[COUNT] = IO | COD
-        self.status, self.intrq = READY, True
+        self.task.registers[COUNT] = IO | COD
+        self.task.status, self.task.intrq = READY, True
 
     def _fail(self, error: int) -> None:
         """Sense key on top of Error, or its ABRT bit."""
         self._end()
         self._left = 0
-        self.status, self.error = READY | ERR, error
+        self.task.status, self.task.error = READY | ERR, error
 
     def _take_limit(self) -> bool:
         """Make the byte count limit one that DRQ blocks can have: even, unless all fits one of them.
@@ -249,14 +237,14 @@ class AtapiDrive:
         if self._filled - self._at < size and not self._refill(size):
             self._fail(self.unit.read_failed().key << 4)
             return
-        self.index = self._at // 2
-        self.read_end = self.index + (size + 1) // 2
+        task, first = self.task, self._at // 2
+        task.offer(first, first + (size + 1) // 2)
         self._at += size
         self._left -= size
         self._block = size
-        self.registers[LBA_MID], self.registers[LBA_HIGH] = size & 0xFF, size >> 8
-        self.registers[COUNT] = IO
-        self.status, self.intrq = READY | DRQ, True
+        task.registers[LBA_MID], task.registers[LBA_HIGH] = size & 0xFF, size >> 8
+        task.registers[COUNT] = IO
+        task.status, task.intrq = READY | DRQ, True
 
     def _refill(self, size: int) -> bool:
         """Read ahead of the host, at least up to `size` bytes; False where the medium fails."""
@@ -286,8 +274,8 @@ class AtapiDrive:
     def _start_dma(self) -> None:
         assert self._dma is not None
         self.dma_bytes = self._left + self._left % 2
-        self.registers[COUNT] = IO
-        self.status, self.intrq = READY | DRQ, False
+        self.task.registers[COUNT] = IO
+        self.task.status, self.task.intrq = READY | DRQ, False
         self._dma(self)
 
     def dma_move(self, buffers: Sequence[memoryview]) -> None:
@@ -309,7 +297,7 @@ class AtapiDrive:
         """The memory has less room than there is data: the software notices by its timeout."""
         self._stop()
         self._left = 0
-        self.status = READY
+        self.task.status = READY
 
     def dma_failed(self) -> None:
         """There is no such memory."""

@@ -5,14 +5,13 @@ with IRQ 14, 0x170 and 0x376 with IRQ 15. The drives answer at once, on the vCPU
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 from emu.bus.costs import Costs
 from emu.bus.types import AccessError, Fault, IrqLine
-from emu.devices.block.backend import BlockBackend
 from emu.devices.ide_dma import DmaRequest
-from emu.devices.ide_drive import DEVICE, ERROR, STATUS, AtaDrive
 from emu.devices.ide_identify import Identity
+from emu.devices.ide_seat import IdeDrive, Seat, seated
+from emu.devices.ide_task_file import DEVICE, ERROR, STATUS
 
 DEVICE_DEV, DEVICE_OBSOLETE = 0x10, 0xA0  # selects the slave; bits that read as ones
 HOB, SRST, NIEN = 0x80, 0x04, 0x02  # Device Control
@@ -22,62 +21,19 @@ READ_NAMES = ("Data", "Error", "Sector Count", "LBA Low", "LBA Mid", "LBA High",
 WRITE_NAMES = ("Data", "Features", "Sector Count", "LBA Low", "LBA Mid", "LBA High", "Device", "Command")
 
 
-class IdeDrive(Protocol):
-    """What sits in a seat of the cable; `AtaDrive` says what its parts mean."""
-
-    words: memoryview
-    dwords: memoryview
-    index: int
-    read_end: int
-    write_end: int
-    present: bool
-    intrq: bool
-    status: int
-    error: int
-    registers: list[int]
-    previous: list[int]
-
-    def power_on(self) -> None:
-        """The hardware's reset."""
-
-    def hold_reset(self) -> None:
-        """SRST is set."""
-
-    def diagnose(self) -> None:
-        """SRST is cleared, or EXECUTE DEVICE DIAGNOSTIC: show the signature."""
-
-    def command(self, opcode: int, /) -> None:
-        """Take the Command register."""
-
-    def block_read(self) -> None:
-        """The host has taken the words up to `read_end`."""
-
-    def block_written(self) -> None:
-        """The host has given the words up to `write_end`."""
-
-
-class CdRom(NamedTuple):
-    """A CD-ROM drive for a seat, and the disc in it; None is an empty tray."""
-
-    medium: BlockBackend | None
-
-
-Seat = BlockBackend | CdRom | None
-"""A disk by its medium, a CD-ROM drive, or nothing."""
-
-
 class CommandBlock:
     """The eight ports at 0x1F0: the data port takes 16 and 32 bits (map it wide), the others bytes."""
 
-    __slots__ = ("_channel", "_selected", "size")
+    __slots__ = ("_channel", "_drive", "_task", "size")
 
     def __init__(self, channel: "IdeChannel", selected: IdeDrive) -> None:
         self.size = 8
-        self._channel, self._selected = channel, selected
+        self._channel = channel
+        self.select(selected)
 
     def select(self, drive: IdeDrive) -> None:
         """Connect the data port to one drive."""
-        self._selected = drive
+        self._drive, self._task = drive, drive.task
 
     def direct(
         self, offset: int, width: int
@@ -90,10 +46,10 @@ class CommandBlock:
         return self.read, self.write
 
     def _read_status(self, offset: int, width: int) -> int:  # noqa: ARG002 - one register
-        drive = self._selected
-        if drive.intrq:
+        task = self._task
+        if task.intrq:
             return self._channel.read_register(STATUS)
-        return drive.status
+        return task.status
 
     def _read_byte(self, offset: int, width: int) -> int:  # noqa: ARG002 - bytes only
         return self._channel.read_register(offset)
@@ -103,20 +59,20 @@ class CommandBlock:
 
     def _read_word(self, offset: int, width: int) -> int:
         """Any word but the last of a block."""
-        drive = self._selected
-        index = drive.index
-        if index + 1 < drive.read_end:
-            drive.index = index + 1
-            return drive.words[index]
+        task = self._task
+        index = task.index
+        if index + 1 < task.read_end:
+            task.index = index + 1
+            return task.words[index]
         return self.read(offset, width)
 
     def _write_word(self, offset: int, width: int, value: int) -> None:
         """The same of a write."""
-        drive = self._selected
-        index = drive.index
-        if index + 1 < drive.write_end:
-            drive.index = index + 1
-            drive.words[index] = value & 0xFFFF
+        task = self._task
+        index = task.index
+        if index + 1 < task.write_end:
+            task.index = index + 1
+            task.words[index] = value & 0xFFFF
             return
         self.write(offset, width, value)
 
@@ -126,24 +82,24 @@ class CommandBlock:
         A byte of the data port takes a word, as some boot loaders expect.
         """
         if offset == 0:
-            drive = self._selected
-            index = drive.index
+            task = self._task
+            index = task.index
             if width == 4:
-                if index + 1 >= drive.read_end:
+                if index + 1 >= task.read_end:
                     return 0
                 if index & 1:  # after 16-bit accesses
-                    value = drive.words[index] | drive.words[index + 1] << 16
+                    value = task.words[index] | task.words[index + 1] << 16
                 else:
-                    value = drive.dwords[index >> 1]
+                    value = task.dwords[index >> 1]
                 index += 2
             else:
-                if index >= drive.read_end:
+                if index >= task.read_end:
                     return 0
-                value = drive.words[index]
+                value = task.words[index]
                 index += 1
-            drive.index = index
-            if index == drive.read_end:
-                drive.block_read()
+            task.index = index
+            if index == task.read_end:
+                self._drive.block_read()
                 self._channel.update_irq()
             return value if width > 1 else value & 0xFF
         if width == 1:
@@ -158,24 +114,24 @@ class CommandBlock:
     def write(self, offset: int, width: int, value: int) -> None:
         """Write the data port (words beyond the block are dropped) or a register."""
         if offset == 0:
-            drive = self._selected
-            index = drive.index
+            task = self._task
+            index = task.index
             if width == 2:
-                if index >= drive.write_end:
+                if index >= task.write_end:
                     return
-                drive.words[index] = value & 0xFFFF
+                task.words[index] = value & 0xFFFF
                 index += 1
             elif width == 4:
-                if index + 1 >= drive.write_end:
+                if index + 1 >= task.write_end:
                     return
-                drive.words[index] = value & 0xFFFF
-                drive.words[index + 1] = value >> 16 & 0xFFFF
+                task.words[index] = value & 0xFFFF
+                task.words[index + 1] = value >> 16 & 0xFFFF
                 index += 2
             else:
                 raise AccessError(Fault.WIDTH)
-            drive.index = index
-            if index == drive.write_end:
-                drive.block_written()
+            task.index = index
+            if index == task.write_end:
+                self._drive.block_written()
                 self._channel.update_irq()
             return
         if offset + width > self.size:
@@ -232,23 +188,16 @@ class IdeChannel:
         self._irq = irq
         self.costs = Costs()
         self._drives: tuple[IdeDrive, IdeDrive] = (
-            self._sit(master, False, master_identity, dma),
-            self._sit(slave, True, slave_identity, dma),
+            seated(master, False, master_identity, self.costs, dma),
+            seated(slave, True, slave_identity, self.costs, dma),
         )
+        self._tasks = tuple(drive.task for drive in self._drives)
         self._empty = master is None and slave is None
         self._control = 0
         self._selected = self._drives[0]
+        self._task = self._selected.task
         self.command = CommandBlock(self, self._selected)
         self.control = ControlBlock(self)
-
-    def _sit(self, seat: Seat, slave: bool, identity: Identity | None, dma: DmaRequest | None) -> IdeDrive:
-        serial = "EMU00002" if slave else "EMU00001"
-        if isinstance(seat, CdRom):
-            from emu.devices.atapi import AtapiDrive  # noqa: PLC0415 - a tiny guest has no CD-ROM
-
-            identity = identity or Identity(model="EMU DVD-ROM", serial=serial)
-            return AtapiDrive(seat.medium, slave, identity, self.costs, dma)
-        return AtaDrive(seat, slave, identity or Identity(serial=serial), self.costs, dma)
 
     @property
     def drives(self) -> tuple[IdeDrive, IdeDrive]:
@@ -265,27 +214,27 @@ class IdeChannel:
 
     def update_irq(self) -> None:
         """The only place that moves the line: the selected drive's INTRQ, unless nIEN."""
-        self._irq.set(self._selected.intrq and not self._control & NIEN)
+        self._irq.set(self._task.intrq and not self._control & NIEN)
 
     def alternate_status(self) -> int:
         """Status of the selected drive; 0 for an empty seat."""
-        return self._selected.status
+        return self._task.status
 
     def read_register(self, offset: int) -> int:
         """Read one of the byte registers 1 to 7."""
-        drive = self._selected
+        task = self._task
         if offset == STATUS:
-            if drive.intrq:
-                drive.intrq = False
+            if task.intrq:
+                task.intrq = False
                 self.update_irq()
-            return drive.status
+            return task.status
         if self._empty:
             return 0
         if offset == ERROR:
-            return drive.error
+            return task.error
         if offset == DEVICE:
-            return drive.registers[DEVICE] | DEVICE_OBSOLETE
-        return (drive.previous if self._control & HOB else drive.registers)[offset]
+            return task.registers[DEVICE] | DEVICE_OBSOLETE
+        return (task.previous if self._control & HOB else task.registers)[offset]
 
     def write_register(self, offset: int, value: int) -> None:
         """Write one of the byte registers 1 to 7: both drives hear all but the command."""
@@ -293,10 +242,10 @@ class IdeChannel:
         if offset == STATUS:
             self._command(value)
             return
-        for drive in self._drives:
-            registers = drive.registers
+        for task in self._tasks:
+            registers = task.registers
             if offset < DEVICE:
-                drive.previous[offset] = registers[offset]
+                task.previous[offset] = registers[offset]
             registers[offset] = value
         if offset == DEVICE:
             self._select(value)
@@ -315,12 +264,12 @@ class IdeChannel:
     def _command(self, opcode: int) -> None:
         if self._control & SRST:
             return
-        if self._selected.intrq:  # negated by the write, so that the command's own is an edge (7.4.4)
-            self._selected.intrq = False
+        if self._task.intrq:  # negated by the write, so that the command's own is an edge (7.4.4)
+            self._task.intrq = False
             self.update_irq()
         if opcode == EXECUTE_DEVICE_DIAGNOSTIC and not self._empty:
             self._end_reset()
-            self._selected.intrq = self._selected.present
+            self._task.intrq = self._selected.present
         else:
             self._selected.command(opcode)
         self.update_irq()
@@ -332,4 +281,5 @@ class IdeChannel:
 
     def _select(self, device: int) -> None:
         self._selected = self._drives[1 if device & DEVICE_DEV else 0]
+        self._task = self._selected.task
         self.command.select(self._selected)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from emu.bus.costs import Costs
+from emu.devices import ide_address
 from emu.devices.block.backend import BlockBackend
+from emu.devices.ide_address import DEVICE_HEAD, LBA28, LBA48, NO_ADDRESS
 from emu.devices.ide_dma import DmaRequest
 from emu.devices.ide_identify import (
     DEFAULT_MODE,
@@ -19,23 +21,26 @@ from emu.devices.ide_identify import (
     is_dma_mode,
     takes_mode,
 )
+from emu.devices.ide_task_file import (
+    ABRT,
+    BSY,
+    COUNT,
+    DEVICE,
+    DF,
+    DRQ,
+    ERR,
+    FEATURES,
+    IDNF,
+    READY,
+    UNC,
+    TaskFile,
+)
 from emu.errors import MediumError
 
 SECTOR = 512
 WORDS = SECTOR // 2
+SIGNATURE = (0x00, 0x00)  # cylinder registers after a reset
 BUFFER_SECTORS = 128  # 64 KiB: one read from the medium serves this many sectors
-
-# Command block registers, by offset
-ERROR, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS = 1, 2, 3, 4, 5, 6, 7
-FEATURES = ERROR
-
-BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01  # Status
-READY = DRDY | DSC
-UNC, IDNF, ABRT = 0x40, 0x10, 0x04  # Error
-DIAGNOSTIC_PASSED = 0x01
-DEVICE_LBA, DEVICE_HEAD = 0x40, 0x0F
-
-CHS, LBA28, LBA48, NO_ADDRESS = range(4)
 
 
 class _CommandError(Exception):
@@ -47,12 +52,7 @@ class _CommandError(Exception):
 
 
 class AtaDrive:
-    """A drive on `medium`, or an empty seat on the cable where that is None (its Status reads 0).
-
-    The channel moves words through `words[index]` up to `read_end` or `write_end` and then calls
-    `block_read` or `block_written`; it looks at `intrq` after each call. `dma` reaches the bus master;
-    without one there are no DMA commands.
-    """
+    """A drive on `medium`. `dma` reaches the bus master; without one there are no DMA commands."""
 
     __slots__ = (
         "_addressing",
@@ -75,22 +75,13 @@ class AtaDrive:
         "costs",
         "dma_bytes",
         "dma_to_memory",
-        "dwords",
-        "error",
-        "index",
-        "intrq",
         "present",
-        "previous",
-        "read_end",
-        "registers",
-        "status",
-        "words",
-        "write_end",
+        "task",
     )
 
     def __init__(
         self,
-        medium: BlockBackend | None,
+        medium: BlockBackend,
         slave: bool,
         identity: Identity,
         costs: Costs,
@@ -98,15 +89,12 @@ class AtaDrive:
     ) -> None:
         self._medium, self._slave, self._identity, self.costs = medium, slave, identity, costs
         self._dma = dma
+        self.present = True
         self.dma_to_memory = False
-        self.present = medium is not None
-        self._sectors = medium.size // SECTOR if medium else 0
-        self._buffer = memoryview(bytearray(BUFFER_SECTORS * SECTOR if medium else 4))
-        self.words = self._buffer.cast("H")  # a little-endian host's view of the drive's words
-        self.dwords = self._buffer.cast("I")
+        self._sectors = medium.size // SECTOR
+        self._buffer = memoryview(bytearray(BUFFER_SECTORS * SECTOR))
+        self.task = TaskFile(self._buffer)
         self._commands = self._command_table()
-        self.registers = [0] * 8  # what was written last, by offset
-        self.previous = [0] * 8  # and before that: the high-order bytes of 48-bit commands
         self.power_on()
 
     def power_on(self) -> None:
@@ -118,29 +106,20 @@ class AtaDrive:
     def diagnose(self) -> None:
         """End a reset or EXECUTE DEVICE DIAGNOSTIC: stop any transfer, show the signature (9.12)."""
         self._stop()
-        self._addressing, self._lba, self._left, self._block, self._filled, self._chunk = (
-            NO_ADDRESS,
-            0,
-            0,
-            0,
-            0,
-            0,
-        )
-        high = 0x00 if self.present else 0xFF
-        self.registers[COUNT : DEVICE + 1] = [1, 1, high, high, 0]
-        self.status = READY if self.present else 0
-        self.error = DIAGNOSTIC_PASSED if self.present else 0
+        self._addressing = NO_ADDRESS
+        self._lba = self._left = self._block = self._filled = self._chunk = 0
+        self.task.end_reset(READY, *SIGNATURE)
 
     def hold_reset(self) -> None:
         """SRST is set: busy until it is cleared."""
         self._stop()
-        self.status = BSY if self.present else 0
+        self.task.status = BSY
 
     def command(self, opcode: int) -> None:
-        """Take the Command register. Ignored while a command is under way, as by an empty seat."""
-        if not self.present or self.status & (BSY | DRQ):
+        """Take the Command register. Ignored while a command is under way."""
+        if self.task.status & (BSY | DRQ):
             return
-        self.status, self.error, self.intrq = READY, 0, True
+        self.task.begin()
         run = self._commands.get(opcode, self._abort)
         try:
             run()
@@ -157,11 +136,11 @@ class AtaDrive:
 
     def block_written(self) -> None:
         """The host has filled the block up to `write_end`: store it; ask for the next, or end."""
-        assert self._medium is not None
-        size = self.write_end * 2
+        task = self.task
+        size = task.write_end * 2
         sectors = size // SECTOR
         self.costs.bytes_copied += size
-        self.intrq = True
+        task.intrq = True
         try:
             self._medium.writev(self._lba * SECTOR, [self._buffer[:size]])
             self._lba += sectors
@@ -178,22 +157,25 @@ class AtaDrive:
     # Transfers
 
     def _stop(self) -> None:
-        self.index = self.read_end = self.write_end = self.dma_bytes = 0
-        self.intrq = False
+        self.task.close()
+        self.task.intrq = False
+        self.dma_bytes = 0
 
     def _end_transfer(self) -> None:
         """The last block has passed; show where the command got to."""
-        self.index = self.read_end = self.write_end = 0
-        self.status = READY
+        task = self.task
+        task.close()
+        task.status = READY
         if self._addressing != NO_ADDRESS:
             self.costs.requests += 1
-            self.registers[COUNT] = self.previous[COUNT] = 0
+            task.registers[COUNT] = task.previous[COUNT] = 0
             self._show_address(self._lba)
 
     def _fail(self, failure: _CommandError) -> None:
-        self.index = self.read_end = self.write_end = 0
-        self.status = READY | ERR | (DF if failure.fault else 0)
-        self.error, self.intrq = failure.error, True
+        task = self.task
+        task.close()
+        task.status = READY | ERR | (DF if failure.fault else 0)
+        task.error, task.intrq = failure.error, True
         if failure.lba >= 0:
             self._show_address(failure.lba)
 
@@ -202,17 +184,17 @@ class AtaDrive:
         if self._left == 0:
             self._end_transfer()
             return
-        if self.index == self._filled:
+        task = self.task
+        if task.index == self._filled:
             self._refill()
         self._block = sectors = min(self._block, self._left)
         self._left -= sectors
         self._lba += sectors
-        self.read_end = self.index + sectors * WORDS
-        self.status, self.intrq = READY | DRQ, True
+        task.offer(task.index, task.index + sectors * WORDS)
+        task.status, task.intrq = READY | DRQ, True
 
     def _refill(self) -> None:
         """Read ahead of the host; after an error block by block, so that good blocks still pass."""
-        assert self._medium is not None
         sectors = min(self._chunk, self._left)
         try:
             self._medium.readv(self._lba * SECTOR, [self._buffer[: sectors * SECTOR]])
@@ -222,10 +204,9 @@ class AtaDrive:
             for i in range(sectors):
                 place = self._buffer[i * SECTOR : (i + 1) * SECTOR]
                 self._read_sector(self._lba + i, place)
-        self.index, self._filled = 0, sectors * WORDS
+        self.task.index, self._filled = 0, sectors * WORDS
 
     def _read_sector(self, lba: int, place: memoryview) -> None:
-        assert self._medium is not None
         try:
             self._medium.readv(lba * SECTOR, [place])
         except MediumError:
@@ -233,23 +214,22 @@ class AtaDrive:
 
     def _ask_block(self) -> None:
         """Open the data port for the next block of a write."""
-        self.index, self.write_end = 0, min(self._block, self._left) * WORDS
-        self.status = READY | DRQ
+        self.task.ask(min(self._block, self._left) * WORDS)
+        self.task.status = READY | DRQ
 
     def _read(self, addressing: int, multiple: bool) -> None:
         self._block = self._block_size(multiple)
         self._lba, self._left = self._target(addressing)
         self._chunk = BUFFER_SECTORS  # a multiple of any block size
-        self.index = self._filled = 0
+        self.task.index = self._filled = 0
         self._offer_block()
 
     def _write(self, addressing: int, multiple: bool) -> None:
-        assert self._medium is not None
         if self._medium.read_only:
             raise _CommandError(ABRT)
         self._block = self._block_size(multiple)
         self._lba, self._left = self._target(addressing)
-        self.intrq = False  # the first block is asked for by DRQ alone (9.7)
+        self.task.intrq = False  # the first block is asked for by DRQ alone (9.7)
         self._ask_block()
 
     def _block_size(self, multiple: bool) -> int:
@@ -263,21 +243,19 @@ class AtaDrive:
 
     def _start_dma(self, addressing: int, to_memory: bool) -> None:
         """Ask for a whole command's bytes to be moved."""
-        assert self._medium is not None
         assert self._dma is not None
         if not to_memory and self._medium.read_only:
             raise _CommandError(ABRT)
         self._lba, self._left = self._target(addressing)
         self.dma_bytes, self.dma_to_memory = self._left * SECTOR, to_memory
-        self.status, self.intrq = READY | DRQ, False
+        self.task.status, self.task.intrq = READY | DRQ, False
         self._dma(self)
 
     def dma_move(self, buffers: Sequence[memoryview]) -> None:
         """Move the command's sectors between medium and memory, with nothing in between."""
-        assert self._medium is not None
         lba, count = self._lba, self._left
         self.dma_bytes = self._left = 0
-        self.intrq = True
+        self.task.intrq = True
         try:
             if self.dma_to_memory:
                 self._medium.readv(lba * SECTOR, buffers)
@@ -304,53 +282,26 @@ class AtaDrive:
     def dma_cut_short(self) -> None:
         """The memory has less room than the command has bytes: the software notices by its timeout."""
         self.dma_bytes = self._left = 0
-        self.status = READY
+        self.task.status = READY
 
     def dma_failed(self) -> None:
         """There is no such memory."""
         self.dma_bytes = self._left = 0
         self._fail(_CommandError(ABRT))
 
-    # Addresses: section 6.2
+    # Addresses
 
     def _target(self, addressing: int) -> tuple[int, int]:
         """First sector and count that the registers name. Raises _CommandError beyond the end."""
-        now, before = self.registers, self.previous
-        low = now[LBA_HIGH] << 16 | now[LBA_MID] << 8 | now[LBA_LOW]
-        if addressing == LBA48:
-            lba = before[LBA_HIGH] << 40 | before[LBA_MID] << 32 | before[LBA_LOW] << 24 | low
-            count = (before[COUNT] << 8 | now[COUNT]) or 65536
-        elif now[DEVICE] & DEVICE_LBA:
-            lba, count = (now[DEVICE] & DEVICE_HEAD) << 24 | low, now[COUNT] or 256
-        else:
-            addressing, lba, count = CHS, self._from_chs(low >> 8, now), now[COUNT] or 256
-        self._addressing = addressing
-        if lba + count > self._sectors:
+        found = ide_address.named(self.task, addressing, self._geometry)
+        if found is None or found.lba + found.sectors > self._sectors:
             raise _CommandError(IDNF)
-        return lba, count
-
-    def _from_chs(self, cylinder: int, now: list[int]) -> int:
-        geometry, head, sector = self._geometry, now[DEVICE] & DEVICE_HEAD, now[LBA_LOW]
-        if not (0 < sector <= geometry.sectors and head < geometry.heads and cylinder < geometry.cylinders):
-            raise _CommandError(IDNF)
-        return (cylinder * geometry.heads + head) * geometry.sectors + sector - 1
+        self._addressing = found.addressing
+        return found.lba, found.sectors
 
     def _show_address(self, lba: int) -> None:
         """Put a sector's address into the registers, as the command gave its own."""
-        now, before = self.registers, self.previous
-        if self._addressing == CHS:
-            track, sector = divmod(lba, self._geometry.sectors)
-            cylinder, head = divmod(track, self._geometry.heads)
-            lba = head << 24 | (cylinder & 0xFFFF) << 8 | (sector + 1)
-        now[LBA_LOW], now[LBA_MID], now[LBA_HIGH] = lba & 0xFF, lba >> 8 & 0xFF, lba >> 16 & 0xFF
-        if self._addressing == LBA48:
-            before[LBA_LOW], before[LBA_MID], before[LBA_HIGH] = (
-                lba >> 24 & 0xFF,
-                lba >> 32 & 0xFF,
-                lba >> 40 & 0xFF,
-            )
-        else:
-            now[DEVICE] = now[DEVICE] & ~DEVICE_HEAD | lba >> 24 & DEVICE_HEAD
+        ide_address.show(self.task, self._addressing, self._geometry, lba)
 
     # Commands without data, and IDENTIFY
 
@@ -409,8 +360,9 @@ class AtaDrive:
             None if self._dma is None else self._mode,
         )
         self._addressing, self._left, self._block = NO_ADDRESS, 0, 1
-        self.index, self._filled, self.read_end = 0, WORDS, WORDS
-        self.status = READY | DRQ
+        self._filled = WORDS
+        self.task.offer(0, WORDS)
+        self.task.status = READY | DRQ
 
     def _verify(self, addressing: int) -> None:
         """Read up to 65,536 sectors and show them to nobody."""
@@ -420,7 +372,6 @@ class AtaDrive:
 
     def _read_through(self, lba: int, count: int) -> None:
         """Read sectors into the buffer, one after the other where some fail. Raises _CommandError."""
-        assert self._medium is not None
         end = lba + count
         while lba < end:
             sectors = min(BUFFER_SECTORS, end - lba)
@@ -437,32 +388,31 @@ class AtaDrive:
         self._show_address(last if addressing == LBA48 else min(last, (1 << 28) - 1))
 
     def _set_geometry(self) -> None:
-        heads, sectors = (self.registers[DEVICE] & DEVICE_HEAD) + 1, self.registers[COUNT]
+        heads, sectors = (self.task.registers[DEVICE] & DEVICE_HEAD) + 1, self.task.registers[COUNT]
         if sectors == 0:
             raise _CommandError(ABRT)
         self._geometry = Geometry(min(self._sectors // (heads * sectors), 65535), heads, sectors)
 
     def _set_multiple(self) -> None:
-        count = self.registers[COUNT]
+        count = self.task.registers[COUNT]
         if count > MAX_MULTIPLE or count & (count - 1):
             raise _CommandError(ABRT)
         self._multiple = count
 
     def _flush(self) -> None:
-        assert self._medium is not None
         try:
             self._medium.flush()
         except MediumError:
             raise _CommandError(ABRT, fault=True) from None
 
     def _set_features(self) -> None:
-        feature = self.registers[FEATURES]
+        feature = self.task.registers[FEATURES]
         if feature in (0x02, 0x82):  # write cache on, off
             self._write_cache = feature == 0x02
             if not self._write_cache:
                 self._flush()
         elif feature == 0x03:  # transfer mode
-            mode = self.registers[COUNT]
+            mode = self.task.registers[COUNT]
             if not takes_mode(mode, dma=self._dma is not None):
                 raise _CommandError(ABRT)
             if is_dma_mode(mode):
@@ -476,4 +426,4 @@ class AtaDrive:
             raise _CommandError(ABRT)
 
     def _power_mode(self) -> None:
-        self.registers[COUNT] = 0xFF  # active or idle
+        self.task.registers[COUNT] = 0xFF  # active or idle

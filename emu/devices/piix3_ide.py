@@ -11,8 +11,9 @@ from emu.bus.pci_config import COMMAND, COMMAND_IO, COMMAND_MASTER, STATUS, PciI
 from emu.bus.pci_function import PciFunction
 from emu.bus.types import IrqLine
 from emu.devices.host_bridge import INTEL, QEMU_SUBSYSTEM, QUMRANET
-from emu.devices.ide import IdeChannel, Seat
+from emu.devices.ide import IdeChannel
 from emu.devices.ide_dma import BusMaster
+from emu.devices.ide_seat import Seat
 
 PIIX3_IDE = 0x7010
 CLASS_IDE = 0x010180  # both channels at their legacy ports, with a bus master

@@ -54,20 +54,21 @@ def test_the_unit_answers_any_packet(disc: RawImage, script: list[bytes], change
 @given(script=st.lists(st.tuples(packets, limits), max_size=6))
 def test_every_packet_ends(disc: RawImage, script: list[tuple[bytes, int]]) -> None:
     drive = AtapiDrive(disc, False, Identity(), Costs())
+    task = drive.task
     for packet, limit in script:
-        drive.registers[1], drive.registers[4], drive.registers[5] = 0, limit & 0xFF, limit >> 8
+        task.registers[1], task.registers[4], task.registers[5] = 0, limit & 0xFF, limit >> 8
         drive.command(0xA0)
         for index, word in enumerate(struct.unpack("<6H", packet)):
-            drive.words[index] = word
+            task.words[index] = word
         drive.block_written()
         left = BLOCKS * 2048 + 0x10000
-        while drive.status & 0x08:
-            size = drive.registers[4] | drive.registers[5] << 8
+        while task.status & 0x08:
+            size = task.registers[4] | task.registers[5] << 8
             assert 0 < size <= max(limit, 2)
-            assert drive.index < drive.read_end <= len(drive.words)
-            assert drive.read_end - drive.index == (size + 1) // 2
+            assert task.index < task.read_end <= len(task.words)
+            assert task.read_end - task.index == (size + 1) // 2
             left -= size
             assert left >= 0
-            drive.index = drive.read_end
+            task.index = task.read_end
             drive.block_read()
-        assert drive.intrq
+        assert task.intrq

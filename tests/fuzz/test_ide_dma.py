@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from emu.bus.memory import GuestMemory
 from emu.bus.types import AccessError
 from emu.devices.block.raw import RawImage
-from emu.devices.ide import CdRom
 from emu.devices.ide_dma import scatter
+from emu.devices.ide_seat import CdRom
 from emu.devices.piix3_ide import Piix3Ide
 from emu.testing.lines import RecordingLine
 

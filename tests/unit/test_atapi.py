@@ -13,7 +13,7 @@ from emu.devices.atapi import AtapiDrive
 from emu.devices.atapi_commands import CdUnit, CheckConditionError
 from emu.devices.block.iso import check_iso
 from emu.devices.block.raw import RawImage
-from emu.devices.ide import CdRom
+from emu.devices.ide_seat import CdRom
 from emu.devices.piix3_ide import Piix3Ide
 from emu.errors import ConfigError, MediumError
 from emu.testing.lines import RecordingLine
