@@ -1,5 +1,6 @@
 """What firmware would do before a kernel that is booted directly: PCI, interrupts, tables, the kernel."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu import __version__
@@ -15,7 +16,7 @@ from emu.boot.smbios import Machine as SmbiosMachine
 from emu.boot.smbios import build_smbios
 from emu.bus.memory import GuestMemory
 from emu.bus.pci import PciBus, pirq_of
-from emu.config import MachineConfig
+from emu.config import FilePath, MachineConfig
 from emu.cpu import cpuid
 from emu.cpu.state import StartState
 from emu.devices import hpet, ioapic, lapic
@@ -49,6 +50,8 @@ class Loader:
     ) -> None:
         self._memory, self._config, self._pci, self._pic, self._lapic = memory, config, pci, pic, lapic
         self._addresses = addresses
+        self.on_linux: Callable[[FilePath], None] = _unchecked
+        """Called with the initial RAM disk that a Linux is about to be given; raises ConfigError."""
 
     def load(self) -> StartState:
         """Set the board up and put the kernel into RAM. Raises ConfigError in one line."""
@@ -94,6 +97,8 @@ class Loader:
         config = self._config
         assert config.kernel is not None
         found = recognise(config.kernel)
+        if found.linux and config.initrd is not None:
+            self.on_linux(config.initrd)
         if found.kind is ImageKind.PVH:
             from emu.boot.pvh import load_pvh  # noqa: PLC0415 - one loader a run
 
@@ -129,6 +134,10 @@ def hardware_of(addresses: Addresses, level_irqs: int) -> Hardware:
         memory_windows=(MEMORY_WINDOW, HIGH_WINDOW),
         hpet=EventTimer(addresses.hpet, hpet.CAPABILITIES) if addresses.hpet else None,
     )
+
+
+def _unchecked(_initrd: FilePath) -> None:
+    """Nobody looks at it."""
 
 
 def _no_tsc() -> int:

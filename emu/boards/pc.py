@@ -16,7 +16,7 @@ from emu.boot.pci_setup import HIGH_WINDOW, PIRQ_IRQS
 from emu.bus.irq import Gate, Line, Pin
 from emu.bus.pci import CONFIG_PORT, CONFIG_PORTS, PciBus
 from emu.bus.window import Absent
-from emu.config import DeviceConfig, MachineConfig, Outcome, OutcomeKind
+from emu.config import DeviceConfig, FilePath, MachineConfig, Outcome, OutcomeKind
 from emu.cpu.state import StartState
 from emu.devices.acpi_pm import AcpiPm
 from emu.devices.debug_exit import DebugExit
@@ -43,6 +43,7 @@ from emu.errors import ConfigError, MapError
 from emu.machine import Machine
 
 if TYPE_CHECKING:
+    from emu.boards.initrd_check import InitrdCheck
     from emu.boards.net import Nets
     from emu.boards.vhost_user import VhostUserDevices
     from emu.boards.virtio_more import VirtioMore
@@ -85,6 +86,7 @@ class PcBoard:
         self, machine: Machine, config: MachineConfig, serial_out: Callable[[bytes], object]
     ) -> None:
         self.machine, self._config = machine, config
+        self.initrd_check: InitrdCheck | None = None
         self._has_firmware = config.kernel is None or config.bios is not None or needs_firmware(config.kernel)
         cpu, clock = machine.vcpu, machine.clock
         self.pic = Pic8259Pair(self._intr_changed)
@@ -249,19 +251,36 @@ class PcBoard:
         machine, config = self.machine, self._config
         if not self._has_firmware:
             loader = Loader(machine.memory, config, self.pci, self.pic, self.lapic, self._addresses())
+            loader.on_linux = self._check_initrd
 
             def load() -> StartState:
                 self.ps2.write_command(WRITE_COMMAND_BYTE)
                 self.ps2.write_data(KEYBOARD_ON)
                 machine.msrs.memory_types.set_up((DEVICES, HIGH_WINDOW))
                 self.shadow_ram.leave_as_firmware()
-                return loader.load()
+                state = loader.load()
+                if self.initrd_check is not None:
+                    self.initrd_check.start()
+                return state
 
             return load
         from emu.boards.bios import Bios, fill_cmos, read_firmware  # noqa: PLC0415 - as above
 
         fill_cmos(self.rtc, config.boot_order, [self.disks.ide(slot) for slot in range(4)])
         return Bios(machine, read_firmware(config.bios)).load
+
+    def _check_initrd(self, initrd: FilePath) -> None:
+        """Look at Linux' initial RAM disk: at its first bytes now, at the rest while the guest runs."""
+        from emu.boards.initrd_check import InitrdCheck  # noqa: PLC0415 - many kernels have none
+
+        if self.initrd_check is None:
+            self.initrd_check = InitrdCheck(initrd, self.machine.vcpu.fail)
+            self.machine.on_close.append(self.initrd_check.close)
+
+    def check_inputs(self) -> None:
+        """Wait for what is still looked at beside the guest; after the run. Raises ConfigError."""
+        if self.initrd_check is not None:
+            self.initrd_check.finish()
 
     def _add_disks(self) -> None:
         self.disks = Disks(self.machine, self._config)

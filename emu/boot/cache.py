@@ -2,11 +2,13 @@
 
 The folder is the user's (XDG Base Directory Specification 0.8, XDG_CACHE_HOME). Whatever is wrong with it
 only costs the time to make the file anew. Writers rename whole files into place, so any number may write.
-A symbolic link per file of the user's says what hash it has. Paths are strings: pathlib costs 5 ms of start.
+A symbolic link says, by its target, one fact about a file of the user's, such as its hash.
+Paths are strings: pathlib costs 5 ms of start.
 """
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,12 +16,13 @@ from typing import Final
 LIMIT: Final = 1 << 30
 """Bytes that the folder may hold; the files unused for longest go first."""
 LINKS: Final = 256
-"""Files of the user's whose hash is known; the ones learned first go first."""
+"""Facts known of the user's files; the ones learned first go first."""
 SUFFIX: Final = ".kept"
-_LINK: Final = ".hash"
+HASH, INITRD = ".hash", ".initrd"
+"""Kinds of facts: the SHA-256 of a kernel's payload; that an initial RAM disk is whole."""
 _SETTLED_NS: Final = 2_000_000_000
 """A file changed later than this before it is looked at may change again without a new time stamp."""
-_HASH: Final = 64  # hexadecimal digits
+_HASH_DIGITS: Final = 64
 _BLOCK: Final = 4096
 _PARTIAL: Final = ".part"
 _PARTIAL_AGE_S: Final = 3600  # of a file whose writer is surely gone
@@ -41,35 +44,47 @@ class FileCache:
         self._folder, self._limit = None if folder is None else os.fspath(folder), limit
 
     def hash_of(self, fd: int, compute: Callable[[], str]) -> str:
-        """What `compute` says of the open file `fd`, asked once as long as the file does not change.
+        """What `compute` says of the open file `fd`, asked once as long as the file does not change."""
+        about = os.fstat(fd)
+        found = self.recall(about, HASH)
+        if found is not None and len(found) == _HASH_DIGITS and found.isalnum():
+            return found
+        made = compute()
+        self.keep(fd, about, HASH, made)
+        return made
+
+    def recall(self, about: os.stat_result, kind: str) -> str | None:
+        """What `keep` was given for this file as it is now.
 
         A file is the same while device, number, size and both time stamps are, the later of which no
         program can set.
         """
-        about = os.fstat(fd)
-        path = self._link(about)
+        path = self._link(about, kind)
         if path is not None:
             with contextlib.suppress(OSError):
                 found = os.readlink(path)  # noqa: PTH115 - pathlib costs 5 ms of start
-                if len(found) == _HASH and found.isalnum() and os.lstat(path).st_uid == os.geteuid():
+                if os.lstat(path).st_uid == os.geteuid():
                     return found
-        made = compute()
-        if path is not None and self._link(os.fstat(fd)) == path:
-            self._keep_link(path, made)
-        return made
+        return None
 
-    def _link(self, about: os.stat_result) -> str | None:
+    def keep(self, fd: int, about: os.stat_result, kind: str, fact: str) -> None:
+        """Remember a word about the open file `fd`, unless it has changed since it was as `about` says."""
+        path = self._link(about, kind)
+        if path is not None and self._link(os.fstat(fd), kind) == path:
+            self._keep_link(path, fact)
+
+    def _link(self, about: os.stat_result, kind: str) -> str | None:
         """The name of the link for a file that would not change unnoticed."""
         if self._folder is None or not 0 <= about.st_ctime_ns < time.time_ns() - _SETTLED_NS:
             return None
         parts = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-        return f"{self._folder}/{'-'.join(f'{part:x}' for part in parts)}{_LINK}"
+        return f"{self._folder}/{'-'.join(f'{part:x}' for part in parts)}{kind}"
 
     def _keep_link(self, path: str, target: str) -> None:
         from pathlib import Path  # noqa: PLC0415 - once a file
 
         link = Path(path)
-        partial = link.with_suffix(f".{os.getpid()}{_PARTIAL}")
+        partial = link.with_suffix(f".{os.getpid()}-{threading.get_ident()}{_PARTIAL}")
         try:
             link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial.symlink_to(target)
@@ -148,7 +163,7 @@ class FileCache:
                     Path(entry.path).unlink(missing_ok=True)
                 elif entry.name.endswith(SUFFIX):
                     files.append((about.st_mtime, about.st_size, entry.path))
-                elif entry.name.endswith(_LINK):
+                elif entry.name.endswith((HASH, INITRD)):
                     links.append((about.st_mtime, entry.path))
             for _, path in sorted(links)[:-LINKS]:
                 Path(path).unlink(missing_ok=True)

@@ -37,10 +37,14 @@ class ImageKind(enum.Enum):
 
 
 class Recognised(NamedTuple):
-    """A kind, one line about it for a user, and whether it says how it is booted."""
+    """A kind, one line about it for a user, and whether it says how it is booted.
+
+    `linux` is True for a kernel that is certainly Linux, whichever way it is booted.
+    """
 
     kind: ImageKind
     description: str
+    linux: bool = False
 
     @property
     def bootable(self) -> bool:
@@ -78,10 +82,11 @@ def _elf(image: ImageFile, head: bytes) -> Recognised:
     multiboot = find_header(head) is not None
     if multiboot and elf.bits == 32 and elf.machine != EM_X86_64:
         return Recognised(ImageKind.MULTIBOOT, f"{about}, multiboot 1")
+    linux = elf.bits == 64 and any(name == b"Linux" for name, _, _ in notes(image, elf))
     if (entry := pvh_entry(image, elf)) is not None:
-        return Recognised(ImageKind.PVH, f"{about}, PVH entry at {entry:#x}")
-    if elf.bits == 64 and any(name == b"Linux" for name, _, _ in notes(image, elf)):
-        return Recognised(ImageKind.LINUX, f"{about}, Linux")
+        return Recognised(ImageKind.PVH, f"{about}, PVH entry at {entry:#x}", linux)
+    if linux:
+        return Recognised(ImageKind.LINUX, f"{about}, Linux", linux)
     if multiboot:
         return Recognised(
             ImageKind.ELF, f'{about}: multiboot wants a 32-bit file; convert it with "objcopy -O elf32-i386"'
@@ -106,6 +111,7 @@ def _linux(head: bytes) -> Recognised:
         ImageKind.LINUX,
         f"Linux {'bzImage' if big else 'zImage'} for {'x86-64' if is_64 else 'i386'}, "
         f"boot protocol {version >> 8}.{version & 0xFF:02d}",
+        bool(is_64),
     )
 
 

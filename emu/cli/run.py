@@ -79,7 +79,7 @@ def run_machine(config: MachineConfig, out: TextIO) -> int:
             seat.add_monitor(monitor)
         if display is not None:
             seat.add_display(display, console.sink, config)
-        outcome = session.run(machine)
+        outcome = run_board(session, board)
         report(session, outcome, machine.rip_text)
         write_reports(config, machine, out)
     return exit_status(session, outcome)
@@ -91,6 +91,14 @@ def build(config: MachineConfig, session: Session) -> "PcBoard":
         from emu.boards.pc import assemble_pc  # noqa: PLC0415 - the engine loads only when a machine is built
 
         return assemble_pc(config, serial_out=session.output.write)
+
+
+def run_board(session: Session, board: "PcBoard") -> Outcome:
+    """Run to the end; a guest that ended by itself may have had a bad file. Raises ConfigError for that."""
+    outcome = session.run(board.machine)
+    if session.cause is None:
+        board.check_inputs()
+    return outcome
 
 
 def exit_status(session: Session, outcome: Outcome) -> int:

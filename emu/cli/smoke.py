@@ -14,7 +14,16 @@ from emu.cli.flags import TABLE, extra_option, parse_flags
 from emu.cli.machine_flags import finish
 from emu.cli.options import help_text
 from emu.cli.output import Sink
-from emu.cli.run import build, connect, connect_ports, find_image, is_kernel, open_chardevs, write_reports
+from emu.cli.run import (
+    build,
+    connect,
+    connect_ports,
+    find_image,
+    is_kernel,
+    open_chardevs,
+    run_board,
+    write_reports,
+)
 from emu.cli.session import Cause, Session
 from emu.cli.verdict import PANIC, Judge, Verdict
 from emu.cli.watch import GuestWatch
@@ -148,11 +157,14 @@ def _run_machine(
         with Session(config, sink, source, keys=False) as session:
             sink.session = session
             connect(session, shown)
-            with contextlib.closing(build(config, session).machine) as machine:
+            board = build(config, session)
+            with contextlib.closing(board.machine) as machine:
                 connect_ports(session, machine, chardevs)
                 session.add_part(GuestWatch(machine, judge, lambda: session.stop(Cause.VERDICT)))
-                outcome = session.run(machine)
+                outcome = run_board(session, board)
                 judge.see_screen(machine.screen_text())
+                if session.cause is Cause.VERDICT and judge.verdict is not Verdict.MATCHED:
+                    board.check_inputs()
                 write_reports(config, machine, out)
                 return session, outcome, machine.rip_text()
 
