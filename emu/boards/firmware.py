@@ -19,7 +19,8 @@ from emu.bus.pci import PciBus, pirq_of
 from emu.config import FilePath, MachineConfig
 from emu.cpu import cpuid
 from emu.cpu.state import StartState
-from emu.devices import hpet, ioapic, lapic
+from emu.devices import hpet, ioapic, lapic_spec
+from emu.devices.lapic import Lapic
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.errors import ConfigError
 
@@ -45,7 +46,7 @@ class Loader:
         config: MachineConfig,
         pci: PciBus,
         pic: Pic8259Pair,
-        lapic: lapic.Lapic,
+        lapic: Lapic,
         addresses: Addresses,
     ) -> None:
         self._memory, self._config, self._pci, self._pic, self._lapic = memory, config, pci, pic, lapic
@@ -74,7 +75,7 @@ class Loader:
     def _write_tables(self) -> None:
         """What kernels look for below 1 MiB: vectors, BIOS data, the EBDA's size in KiB, tables."""
         signature, _, _, features = cpuid.build(_no_tsc)(1, 0)
-        chips = Chips(lapic.DEFAULT_BASE, self._addresses.ioapic, 0, ioapic.VERSION, signature, features)
+        chips = Chips(lapic_spec.DEFAULT_BASE, self._addresses.ioapic, 0, ioapic.VERSION, signature, features)
         level = self._pic.elcr.read(0, 1) | self._pic.elcr.read(1, 1) << 8
         mp_tables = build_mp_tables(MP_TABLES, chips, interrupt_wires(self._pci), level)
         for base, content in (
@@ -124,7 +125,7 @@ class Loader:
 def hardware_of(addresses: Addresses, level_irqs: int) -> Hardware:
     """The board as the ACPI tables describe it; firmware routes PCI interrupts to the same places."""
     return Hardware(
-        lapic=lapic.DEFAULT_BASE,
+        lapic=lapic_spec.DEFAULT_BASE,
         ioapic=addresses.ioapic,
         pm_base=addresses.pm_base,
         reset_port=addresses.reset_port,

@@ -7,25 +7,25 @@ Source: Intel SDM volume 3 (325384), 11.12 "Extended XAPIC (x2APIC)", table 11-6
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from emu.devices import lapic as regs
+from emu.devices import lapic_spec as spec
 
 FIRST_MSR, SELF_IPI = 0x800, 0x3F
 LVT_READ_ONLY: Final = 1 << 12 | 1 << 14  # delivery status, remote IRR: written back as they were read
 WRITABLE: Final = {
-    regs.TPR: 0xFF,
-    regs.EOI: 0,
-    regs.SVR: regs.SVR_BITS,
-    regs.ESR: 0,
-    regs.TIMER_INITIAL: 0xFFFF_FFFF,
-    regs.TIMER_DIVIDE: 0xB,
+    spec.TPR: 0xFF,
+    spec.EOI: 0,
+    spec.SVR: spec.SVR_BITS,
+    spec.ESR: 0,
+    spec.TIMER_INITIAL: 0xFFFF_FFFF,
+    spec.TIMER_DIVIDE: 0xB,
     SELF_IPI: 0xFF,
-    **{entry: bits | LVT_READ_ONLY for entry, bits in regs.LVT_BITS.items()},
+    **{entry: bits | LVT_READ_ONLY for entry, bits in spec.LVT_BITS.items()},
 }
 """Register number -> the bits that may be ones."""
-WRITE_ONLY: Final = frozenset((regs.EOI, SELF_IPI))
+WRITE_ONLY: Final = frozenset((spec.EOI, SELF_IPI))
 READ_ONLY: Final = (
-    regs.ID, regs.VERSION_REG, regs.PPR, regs.LDR, regs.TIMER_CURRENT,
-    *range(regs.ISR, regs.ISR + 8), *range(regs.TMR, regs.TMR + 8), *range(regs.IRR, regs.IRR + 8),
+    spec.ID, spec.VERSION_REG, spec.PPR, spec.LDR, spec.TIMER_CURRENT,
+    *range(spec.ISR, spec.ISR + 8), *range(spec.TMR, spec.TMR + 8), *range(spec.IRR, spec.IRR + 8),
 )  # fmt: skip
 ICR_SENDABLE: Final = 0xFFFF_FFFF_000C_CFFF
 
@@ -66,7 +66,7 @@ def x2apic_registers(apic: Apic) -> dict[int, tuple[Read, Write]]:
         apic.send_ipi(value)
         return True
 
-    found[FIRST_MSR + regs.ICR_LOW] = read_icr, write_icr
+    found[FIRST_MSR + spec.ICR_LOW] = read_icr, write_icr
     return found
 
 
@@ -80,7 +80,7 @@ def _register(apic: Apic, number: int) -> tuple[Read, Write]:
         if allowed < 0 or value & ~allowed or not apic.x2apic:
             return False
         if number == SELF_IPI:
-            apic.send_ipi(regs.TO_SELF << 18 | value)
+            apic.send_ipi(spec.TO_SELF << 18 | value)
         else:
             apic.write_register(number, value)
         return True

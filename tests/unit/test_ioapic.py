@@ -3,7 +3,8 @@ import pytest
 from emu.bus.types import AccessError
 from emu.clock import GuestClock
 from emu.devices.ioapic import EOIR, IOREGSEL, IOWIN, LEVEL, MASKED, PINS, REDTBL, REMOTE_IRR, IoApic
-from emu.devices.lapic import EOI, Lapic
+from emu.devices.lapic import Lapic
+from emu.devices.lapic_spec import EOI
 from emu.devices.pic_8259 import Pic8259Pair
 from emu.errors import ConfigError, MapError
 from emu.testing.lines import RecordingMsi
