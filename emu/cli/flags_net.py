@@ -127,8 +127,11 @@ def parse_nic(text: str, count: int) -> tuple[NetdevConfig, DeviceConfig] | None
 
 def check_netdevs(
     netdevs: Sequence[NetdevConfig], devices: Sequence[DeviceConfig], objects: Sequence[ObjectConfig]
-) -> None:
-    """Every id is unique; every netdev= names one, which has no other card. Raises ConfigError."""
+) -> list[str]:
+    """Every id is unique; every netdev= names one, which has no other card. Raises ConfigError.
+
+    Returns the ids that no card names.
+    """
     ids: set[str] = set()
     for netdev in netdevs:
         if netdev.id in ids:
@@ -154,3 +157,4 @@ def check_netdevs(
                 f"-object {made.kind}: the frames of netdev {name} are not seen here; "
                 "give --pcap FILE to emu serve vhost-user-net"
             )
+    return [netdev.id for netdev in netdevs if netdev.id not in users]

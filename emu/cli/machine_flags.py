@@ -1,5 +1,6 @@
 """From flags to a machine: what they say together, and where they contradict each other."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -37,7 +38,8 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
     if config.netdevs or any("netdev" in properties for properties in users):
         from emu.cli.flags_net import check_netdevs  # noqa: PLC0415 - most command lines have none
 
-        check_netdevs(config.netdevs, config.devices, config.objects)
+        for name in check_netdevs(config.netdevs, config.devices, config.objects):
+            print(f"emu: warning: netdev {name} has no peer; try -device e1000,netdev={name}", file=sys.stderr)
     return config
 
 

@@ -1,9 +1,13 @@
 """`-netdev`, `-nic` and `-object filter-dump`: what is taken, and what is said of the rest."""
 
+import subprocess
+
 import pytest
 
 from emu.boards.net import stream_address
+from emu.cli.flags import parse_flags
 from emu.cli.flags_net import check_netdevs, parse_netdev, parse_nic
+from emu.cli.machine_flags import finish
 from emu.config import DeviceConfig, NetdevConfig, ObjectConfig
 from emu.errors import ConfigError
 
@@ -123,4 +127,28 @@ def test_names_that_do_not_fit_together_are_one_line(
 
 
 def test_a_netdev_may_have_a_card_and_a_capture() -> None:
-    check_netdevs([USER, AWAY], [CARD], [dump("n"), ObjectConfig("iothread", "t")])
+    assert check_netdevs([USER, AWAY], [CARD], [dump("n"), ObjectConfig("iothread", "t")]) == ["v"]
+
+
+def test_a_netdev_without_a_card_is_told_and_the_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["hello.elf", "-netdev", "user,id=n", "-netdev", "echo,id=m", "-device", "e1000,netdev=m"]
+    finish(parse_flags(words), lambda _path: True)
+    told = "emu: warning: netdev n has no peer; try -device e1000,netdev=n\n"
+    assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.peer("qemu-system-x86_64")
+def test_what_qemu_says_of_it_is_the_same() -> None:
+    words = [
+        "qemu-system-x86_64",
+        "-display",
+        "none",
+        "-netdev",
+        "user,id=n",
+        "-nic",
+        "user",
+        "-monitor",
+        "stdio",
+    ]
+    shown = subprocess.run(words, input="quit\n", capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stderr == "qemu-system-x86_64: warning: netdev n has no peer\n"
