@@ -39,7 +39,8 @@ def finish(draft: Draft, is_kernel: Callable[[str], bool]) -> MachineConfig:
         from emu.cli.flags_net import check_netdevs  # noqa: PLC0415 - most command lines have none
 
         for name in check_netdevs(config.netdevs, config.devices, config.objects):
-            print(f"emu: warning: netdev {name} has no peer; try -device e1000,netdev={name}", file=sys.stderr)
+            told = f"netdev {name} has no peer; try -device e1000,netdev={name}"
+            print(f"emu: warning: {told}", file=sys.stderr)
     return config
 
 
