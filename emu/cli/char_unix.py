@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import os
 import socket
-import stat
 import sys
 from collections.abc import Callable
 
@@ -12,6 +10,8 @@ from emu.cli.chardev import CHUNK, CannotOpenError, CharDevice, closing_sink, no
 from emu.cli.mainloop import MainLoop
 from emu.cli.options import key_values, switch
 from emu.cli.output import FileSink
+from emu.errors import ConfigError
+from emu.listening import ListeningSocket
 
 
 class SocketSource:
@@ -100,10 +100,9 @@ class SocketSource:
             self._loop.watch(self._connection.fileno(), self._on_readable)
 
     def close(self) -> None:
-        """Close what is open."""
-        for each in (self._connection, self._listener):
-            if each is not None:
-                each.close()
+        """Hang up; the listener is whose made it."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 def open_unix(text: str, stack: contextlib.ExitStack) -> CharDevice:
@@ -116,8 +115,7 @@ def open_unix(text: str, stack: contextlib.ExitStack) -> CharDevice:
         if is_server:
             listener = _listen(path, stack)
             if switch("wait", values.get("wait", "on")):
-                print(f"emu: waiting for a connection on unix:{path}", file=sys.stderr, flush=True)
-                connection, _ = listener.accept()
+                connection = _first(path, listener)
         else:
             connection = _connect(path, stack)
     except OSError as error:
@@ -141,41 +139,22 @@ def _connect(path: str, stack: contextlib.ExitStack) -> socket.socket:
 
 
 def _listen(path: str, stack: contextlib.ExitStack) -> socket.socket:
-    """A listener at `path`; a socket that nobody listens on any more gives way.
-
-    Raises OSError and CannotOpenError.
-    """
-    _make_way(path)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    stack.callback(made.close)
-    made.bind(path)
-    stack.callback(_unlink, path)
-    made.listen(1)
-    return made
-
-
-def _make_way(path: str) -> None:
+    """A listener at `path`, which does not wait. Raises CannotOpenError."""
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - pathlib costs 3 ms of start
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise CannotOpenError(f"{path}: there is a file already, which is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(path)  # of the wrong type, so that a listener never sees it
-        except ConnectionRefusedError:
-            os.unlink(path)  # noqa: PTH108 - as above
-            return
-        except OSError as error:
-            if error.errno != errno.EPROTOTYPE:
-                raise
-    raise CannotOpenError(f"{path}: another process listens there")
+        made = ListeningSocket(path, path)
+    except ConfigError as error:
+        raise CannotOpenError(str(error)) from None
+    stack.callback(made.close)
+    return made.sock
 
 
-def _unlink(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)  # noqa: PTH108 - as above
+def _first(path: str, listener: socket.socket) -> socket.socket:
+    """The first client, however long it takes. Raises OSError."""
+    print(f"emu: waiting for a connection on unix:{path}", file=sys.stderr, flush=True)
+    listener.setblocking(True)
+    connection, _ = listener.accept()
+    listener.setblocking(False)
+    return connection
 
 
 def _nobody(_is_open: bool) -> None:

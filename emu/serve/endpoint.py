@@ -8,9 +8,9 @@ from typing import Final
 
 from emu.bus.eventfd import EventFd
 from emu.dataplanes.vhost_user.channel import LIMIT_S, Channel, ConnectionLostError, Message
-from emu.dataplanes.vhost_user.listening import ListeningSocket
 from emu.dataplanes.vhost_user.messages import FLAG_REPLY, encode_u64
 from emu.errors import EmuError, PeerError
+from emu.listening import ListeningSocket
 from emu.serve.loop import Loop
 from emu.serve.session import Session
 from emu.serve.types import OpenDevice

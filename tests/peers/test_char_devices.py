@@ -211,7 +211,7 @@ def test_a_socket_that_cannot_be_had_is_one_line(echo: str, tmp_path: Path) -> N
         busy.bind(str(path))
         busy.listen()
         told = refused(echo, "-serial", f"unix:{path},server=on,wait=off")
-        assert told == f"emu: -serial: {path}: another process listens there\n"
+        assert told == f"emu: -serial: {path}: another process listens there; try another path\n"
         busy.settimeout(0)
         with pytest.raises(BlockingIOError):  # asking did not disturb it
             busy.accept()
@@ -220,7 +220,7 @@ def test_a_socket_that_cannot_be_had_is_one_line(echo: str, tmp_path: Path) -> N
     told = refused(echo, "-serial", f"unix:{tmp_path}/none/s,server=on,wait=off")
     assert told == f"emu: -serial: {tmp_path}/none/s: No such file or directory\n"
     told = refused(echo, "-serial", f"unix:{echo},server=on,wait=off")
-    assert told == f"emu: -serial: {echo}: there is a file already, which is no socket\n"
+    assert told == f"emu: -serial: {echo}: it exists and is no socket; try another path\n"
     long = f"{tmp_path}/{'s' * 120}"
     assert refused(echo, "-serial", f"unix:{long}").startswith(f"emu: -serial: {long}: ")
     serial = ("-device", "virtio-serial-pci", "-device", "virtconsole,chardev=c")

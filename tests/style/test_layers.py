@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "emu"
 
-BOTTOM = frozenset({"errors", "clock", "config"})
+BOTTOM = frozenset({"errors", "clock", "config", "listening"})
 CORE = BOTTOM | {"bus"}
 PLACES = frozenset({"dataplanes", "kernel", "hardware", "passthrough", "migration"})
 PARTS = CORE | PLACES | {"cpu", "devices", "boot"}
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset(),
     "clock": frozenset({"errors"}),
+    "listening": frozenset({"errors"}),
     "bus": BOTTOM,
     "cpu": CORE,
     "devices": CORE,

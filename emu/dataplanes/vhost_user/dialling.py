@@ -6,7 +6,7 @@ import select
 from typing import Final, Protocol
 
 from emu.dataplanes.vhost_user.channel import Channel, connect
-from emu.dataplanes.vhost_user.listening import ListeningSocket
+from emu.listening import ListeningSocket
 
 log = logging.getLogger("emu.vhost_user")
 
