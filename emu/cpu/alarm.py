@@ -1,7 +1,7 @@
 """One deadline for one thread: a POSIX timer whose signal runs native code on the vCPU's own thread.
 
 The handler (`on_alarm` in thunks.c) never enters Python. Once due it comes again every millisecond until it
-is armed anew, since a request to leave the engine may fall into the moment before it starts.
+is armed anew, since it may come in the middle of a change of the CPU's requests, which undoes what it asks.
 """
 
 import contextlib

@@ -25,6 +25,7 @@ from emu.cpu.layout import (
     HARD,
     HF_CS64,
     HF_GUEST,
+    LEAVE,
     NMI,
     RAX,
     RCX,
@@ -45,7 +46,7 @@ _VMCB_SIZE, _MSR_BITMAP, _MSRPM_BASE_PA = 0x4000, 0x1000, 0x48
 
 # SVM exit codes (AMD APM volume 2, appendix C), as the engine numbers them: 0x100 + code
 _EXIT_CR8_READ, _EXIT_CR8_WRITE, _EXIT_MSR, _EXIT_SHUTDOWN = 0x108, 0x118, 0x17C, 0x17F
-_INTERCEPT_INTR, _INTERCEPT_MSR, _INTERCEPT_SHUTDOWN = 1 << 0x00, 1 << 0x1C, 1 << 0x1F
+_INTERCEPT_INTR, _INTERCEPT_INIT, _INTERCEPT_MSR, _INTERCEPT_SHUTDOWN = 1 << 0, 1 << 3, 1 << 0x1C, 1 << 0x1F
 _GP: Final = 13
 
 ACK_CB = C.CFUNCTYPE(C.c_int)
@@ -165,7 +166,7 @@ class FastEngine:
         self._map_vmcb()
         for area in hooks.areas:
             self._map_area(area)
-        self._request = memoryview(fields.interrupt_request).cast("B").cast("i")
+        self._request = memoryview(fields.interrupt_request).cast("B")
         self._kick = memoryview(fields.kick).cast("B").cast("H")
         self._self_check()
 
@@ -194,7 +195,7 @@ class FastEngine:
             self._vmcb[_MSR_BITMAP + bit // 8] &= ~(3 << bit % 8) & 0xFF
         fields = self.fields
         fields.vmcb.value = VMCB_GPA
-        fields.intercept.value = _INTERCEPT_INTR | _INTERCEPT_MSR | _INTERCEPT_SHUTDOWN
+        fields.intercept.value = _INTERCEPT_INTR | _INTERCEPT_INIT | _INTERCEPT_MSR | _INTERCEPT_SHUTDOWN
         fields.intercept_cr_read.value = fields.intercept_cr_write.value = 1 << 8
 
     def _hook_all(self) -> None:
@@ -304,26 +305,27 @@ class FastEngine:
             uc.check(status, f"to go on at rip {self.fields.rip.value:#x}")
 
     def stop(self) -> None:
-        """Leave `execute` soon."""
-        LIB_HELD.uc_emu_stop(self._handle)
+        """Leave `execute` at the end of the block that runs, or as soon as it begins."""
+        self._request[1] |= LEAVE
+        self._kick[0] = 0xFFFF
 
     def request_interrupt(self) -> None:
         """Ask for an INTA cycle; two plain stores, by memoryview: half the time of a ctypes field."""
-        self._request[0] |= HARD
+        self._request[0] = HARD
         self._kick[0] = 0xFFFF
 
     def raise_nmi(self) -> None:
         """Vector 2 as soon as no NMI is being served.
 
-        HARD too, for a signal that sets it between this load and store; an INTA cycle too many is harmless.
+        LEAVE too, for a signal that sets it between this load and store; one too many is harmless.
         """
-        self._request[0] |= NMI | HARD
+        self._request[1] |= NMI | LEAVE
         self._kick[0] = 0xFFFF
 
     @property
     def nmi_pending(self) -> bool:
         """NMI is waiting."""
-        return bool(self._request[0] & NMI)
+        return bool(self._request[1] & NMI)
 
     @property
     def halted(self) -> bool:

@@ -45,8 +45,10 @@ REG_NAMES: Final = (
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 ES, CS, SS, DS, FS, GS = range(6)
 
-HARD, NMI = 0x2, 0x200
-"""Bits of interrupt_request: an external interrupt is to be asked for; an NMI is pending."""
+HARD: Final = 0x2
+"""In byte 0 of interrupt_request: an external interrupt is to be asked for."""
+NMI, LEAVE = 0x2, 0x4
+"""In byte 1: an NMI is pending; INIT, which stands for "leave the engine" (thunks.c)."""
 HF_CS64, HF_GUEST = 1 << 15, 1 << 21
 HF2_NMI = 1 << 2
 EFLAGS_IF = 1 << 9

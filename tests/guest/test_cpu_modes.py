@@ -24,6 +24,7 @@ from emu.testing.cpu_lab import (
     code,
     imm32,
     imm64,
+    loop,
     to_user,
     wrmsr,
 )
@@ -35,7 +36,7 @@ SYSCALL_ENTRY = 0x3000
 SYSCALL_SETUP = (
     wrmsr(EFER, 0xD01) + wrmsr(STAR, 0x0018_0008 << 32) + wrmsr(LSTAR, SYSCALL_ENTRY) + wrmsr(FMASK, 0x200)
 )
-
+CPUID_1_ECX = cpuid.build(lambda: 0)(1, 0)[2]
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -210,6 +211,38 @@ def test_sysenter_enters_through_its_msrs(lab: CpuLab) -> None:
     lab.long64(setup + to_user())
     assert (lab.reg("rip"), lab.reg("rsp"), lab.reg("cs")) == (SYSCALL_ENTRY + 4, 0x5400, 8)
     assert lab.reg("rax") & 0x200 == 0
+
+
+@pytest.mark.parametrize("asked_by", ["deadlines", "stores to a port"])
+@pytest.mark.parametrize(
+    ("instruction", "expected"),
+    [
+        pytest.param("4c8d3d02000000 0f05 ; lea r15, [rip + 2]; syscall", 1, id="syscall"),
+        pytest.param("4c8d3d02000000 0f34 ; lea r15, [rip + 2]; sysenter", 1, id="sysenter"),
+        pytest.param("b801000000 0fa2 4901c9 ; mov eax, 1; cpuid; add r9, rcx", CPUID_1_ECX, id="cpuid"),
+    ],
+)
+def test_an_instruction_is_whole_where_the_engine_is_left_before_it(
+    lab: CpuLab, instruction: str, expected: int, asked_by: str
+) -> None:
+    """With interrupts off, in the block that is being executed."""
+    count = 20_000 if lab.fast else 2_000
+    before = code("ffc2" * 200)  # inc edx
+    if asked_by == "deadlines":
+
+        def ring() -> None:
+            lab.clock.call_at(lab.clock.now_ns() + 20_000, ring)
+
+        ring()
+    else:
+        lab.on_out = lambda _port, _value: lab.vcpu.post(lambda: None)
+        before += code("e680 ; out 0x80, al")
+    lab.put(SYSCALL_ENTRY, code("49ffc1 41ffe7 ; inc r9; jmp r15"))
+    sysenter = wrmsr(SYSENTER_CS, 8) + wrmsr(SYSENTER_ESP, STACK) + wrmsr(SYSENTER_EIP, SYSCALL_ENTRY)
+    lab.long64(
+        SYSCALL_SETUP + sysenter + code("4d31c9 ; xor r9, r9") + loop(count, before + code(instruction))
+    )
+    assert lab.reg("r9") == count * expected
 
 
 def test_sysenter_with_a_null_selector_is_refused(lab: CpuLab) -> None:

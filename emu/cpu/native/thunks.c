@@ -27,7 +27,9 @@ enum { TB_PC = 0, TB_SIZE = 0x14, TB_PAGES = 0x48 };
 enum { NOTDIRTY = 0x400, NOT_PLAIN = 0xE40, PAGE = 0x1000 };   /* 0xE40: invalid, notdirty, mmio, discard */
 enum { IF = 0x200, RF = 0x10000, VM = 0x20000, PE = 1 << 7, LMA = 1 << 14, CS64 = 1 << 15 };
 enum { EXCP_UD = 6, EXCP_GP = 13, EFER_SCE = 1 };
-enum { EXIT_INTR = 0x160, EXIT_MSR = 0x17C, HARD = 2 };
+enum { EXIT_INTR = 0x160, EXIT_INIT = 0x163, EXIT_MSR = 0x17C };
+/* Bits of two bytes of the CPU's requests: an INTA cycle; INIT, which no guest can ask for, so it means "leave". */
+enum { REQUEST = CPU_INTERRUPT_REQUEST, HARD = 2, REQUEST_HIGH = CPU_INTERRUPT_REQUEST + 1, LEAVE = 4 };
 enum { X2APIC_EOI = 0x80B };
 enum { SYS_WRITE = 1, SYS_MEMBARRIER = 324, PRIVATE_EXPEDITED = 8 };
 
@@ -143,7 +145,7 @@ static int end_of_interrupt(struct apic *apic, void *cpu)
     vector = highest(apic->isr);
     apic->ppr = vector >> 4 > (int)(apic->tpr >> 4) ? vector & 0xF0 : apic->tpr;
     if (apic->outstanding || highest(apic->irr) >= 0) {     /* an INTA cycle finds out */
-        FIELD(u32, cpu, CPU_INTERRUPT_REQUEST) |= HARD;
+        FIELD(u8, cpu, REQUEST) |= HARD;
         FIELD(u16, FIELD(u8 *, cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
     }
     return 1;
@@ -201,15 +203,20 @@ void event(void *uc, u32 number, struct events *user)
 {
     void *env = FIELD(void *, user->cpu, CPU_ENV);
 
+    if (number == EXIT_INIT) {
+        FIELD(u8, user->cpu, REQUEST_HIGH) &= ~LEAVE;
+        table.emu_stop(uc);         /* only here: in the middle of a block it would make SYSCALL do nothing */
+        return;
+    }
     if (number == EXIT_INTR) {
-        FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) &= ~HARD;   /* once, before looking */
+        FIELD(u8, user->cpu, REQUEST) &= ~HARD;             /* once, before looking */
         if (user->machine->watch && !is_nx_in_force(env))
             table.flush(user->cpu);                         /* code is looked at again where it runs */
         int vector = user->machine->alarm ? -1 : inta(user->apic);
         if (vector < 0)
             vector = user->acknowledge();
         else if (user->apic->external)
-            FIELD(u32, user->cpu, CPU_INTERRUPT_REQUEST) |= HARD;   /* the 8259 comes next */
+            FIELD(u8, user->cpu, REQUEST) |= HARD;          /* the 8259 comes next */
         if (vector >= 0) {
             user->machine->interrupts++;
             FIELD(u32, env, ENV_EXCEPTION_IS_INT) = 0;
@@ -354,13 +361,13 @@ void on_alarm(int signal, struct siginfo *info, void *context)
     (void)signal, (void)context;
     if (!machine || !machine->cpu)
         return;
-    FIELD(u32, machine->cpu, CPU_INTERRUPT_REQUEST) |= HARD;
-    FIELD(u16, FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
+    FIELD(u8, machine->cpu, REQUEST) |= HARD;
     if (info->code == SI_TIMER) {
         machine->alarm = 1;
         if (!machine->waiting && !(FIELD(u64, FIELD(void *, machine->cpu, CPU_ENV), ENV_EFLAGS) & IF))
-            table.emu_stop(machine->uc);                    /* no INTR exit comes: leave to run the timers */
+            FIELD(u8, machine->cpu, REQUEST_HIGH) |= LEAVE; /* no INTR exit comes: leave to run the timers */
     }
+    FIELD(u16, FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR), 2) = 0xFFFF;
     if (machine->waiting)
         write_one(machine->wake_fd, &machine->one);
 }
@@ -372,11 +379,11 @@ void on_alarm(int signal, struct siginfo *info, void *context)
 enum { PATIENT_PAUSES = 64 };
 long poke(struct machine *machine)
 {
-    volatile u8 *request = (u8 *)machine->cpu + CPU_INTERRUPT_REQUEST;
+    volatile u8 *request = (u8 *)machine->cpu + REQUEST;
     volatile u16 *kick = (u16 *)(FIELD(u8 *, machine->cpu, CPU_ICOUNT_DECR) + 2);
     long result;
 
-    *request = HARD;                                        /* one byte: NMI is in another */
+    *request = HARD;                                        /* NMI and LEAVE are in another byte */
     *kick = 0xFFFF;
     for (int i = 0; i < PATIENT_PAUSES; i++) {
         if (!(*request & HARD))
