@@ -4,19 +4,21 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-LIMIT_S = 120
+LIMIT_S = 180
 
 
 class Console:
     """A process whose output is read as text while it runs."""
 
     def __init__(self, words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env
         )
         assert self.process.stdout is not None
         self.out = self.process.stdout.fileno()
@@ -26,9 +28,9 @@ class Console:
         """Read until `words` have come after position `since`; return where they end."""
         deadline = time.monotonic() + LIMIT_S
         while (at := self.text.find(words, since)) < 0:
-            assert select.select([self.out], [], [], deadline - time.monotonic())[0], self.text[-2000:]
-            piece = os.read(self.out, 65536)
-            assert piece, f"{words!r} never came: {self.text[-2000:]}"
+            left = max(0.0, deadline - time.monotonic())
+            piece = os.read(self.out, 65536) if select.select([self.out], [], [], left)[0] else b""
+            assert piece, f"{words!r} never came: {self.text[-2000:]}\n{self.said()}"
             self.text += piece.decode(errors="replace")
         return at + len(words)
 
@@ -44,6 +46,11 @@ class Console:
         end = self.expect("end-42", since)
         return self.text[since:end]
 
+    def said(self) -> str:
+        """What is on standard error, and whether the process lives."""
+        self.errors.seek(0)
+        return f"status {self.process.poll()}: {self.errors.read().decode(errors='replace')[-2000:]}"
+
     def finish(self) -> int:
         while piece := os.read(self.out, 65536):
             self.text += piece.decode(errors="replace")
@@ -52,7 +59,7 @@ class Console:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout, self.errors):
             if pipe is not None:
                 pipe.close()
 
