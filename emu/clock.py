@@ -70,50 +70,48 @@ class TimerQueue:
                 call()
 
 
-class HostClock:
-    """Time of the host's monotonic clock, zero at construction.
+class TimedCalls:
+    """The half of a clock that arms timers.
 
     `on_earlier(deadline_ns)` is called when a timer becomes the earliest one, so that the run loop can
     move its alarm.
     """
 
     def __init__(self) -> None:
-        self.epoch_ns = time.monotonic_ns()
         self.timers = TimerQueue()
         self.on_earlier: Callable[[int], None] = _ignore
+
+    def call_at(self, deadline_ns: int, call: Callable[[], None]) -> Timer:
+        """Arm a timer; see `Clock`."""
+        earliest = self.timers.next_deadline()
+        entry = self.timers.add(deadline_ns, call)
+        if earliest is None or deadline_ns < earliest:
+            self.on_earlier(deadline_ns)
+        return entry
+
+
+class HostClock(TimedCalls):
+    """Time of the host's monotonic clock, zero at construction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch_ns = time.monotonic_ns()
 
     def now_ns(self) -> int:
         """Nanoseconds since construction."""
         return time.monotonic_ns() - self.epoch_ns
 
-    def call_at(self, deadline_ns: int, call: Callable[[], None]) -> Timer:
-        """Arm a timer; see `Clock`."""
-        earliest = self.timers.next_deadline()
-        entry = self.timers.add(deadline_ns, call)
-        if earliest is None or deadline_ns < earliest:
-            self.on_earlier(deadline_ns)
-        return entry
 
-
-class GuestClock:
+class GuestClock(TimedCalls):
     """Time that moves only when `advance` is told so: with executed instructions, or by a test's hand."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._now_ns = 0
-        self.timers = TimerQueue()
-        self.on_earlier: Callable[[int], None] = _ignore
 
     def now_ns(self) -> int:
         """Nanoseconds advanced so far."""
         return self._now_ns
-
-    def call_at(self, deadline_ns: int, call: Callable[[], None]) -> Timer:
-        """Arm a timer; see `Clock`."""
-        earliest = self.timers.next_deadline()
-        entry = self.timers.add(deadline_ns, call)
-        if earliest is None or deadline_ns < earliest:
-            self.on_earlier(deadline_ns)
-        return entry
 
     def advance(self, ns: int) -> None:
         """Move time on by `ns`, stopping at each deadline on the way to make its calls."""
