@@ -18,7 +18,7 @@ share the system call.
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from emu.compare.counts import Budget, Range, exactly
+from emu.compare.counts import Budget, Range, exactly, polled
 from emu.compare.net_budgets import NET_BUDGETS
 from emu.compare.workloads import NET_OPS, SECTOR, Workload, random_sequence, rounds
 
@@ -197,15 +197,10 @@ def vhost_user_poll(work: Workload) -> Budget:
 
     The doorbells that are left are rung before the other process parked the ring. Interrupts as `vhost_user`.
     """
-    near, count = vhost_user(work), work.count
-    interrupts = max(near.interrupts.high, count + 1)
-    return near._replace(
-        light_exits=Range(0, count // 10),
-        irqchip_exits=Range(near.irqchip_exits.low, interrupts),
-        interrupts=Range(near.interrupts.low, interrupts),
-        handoffs=Range(1, 2 * interrupts),
-        syscalls=Range(fewest_transfers(work) + 1, count + 8 * interrupts + count // 10),
-    )
+    count = work.count
+    near = polled(vhost_user(work), count)
+    most = count + 8 * near.interrupts.high + count // 10
+    return near._replace(syscalls=Range(fewest_transfers(work) + 1, most))
 
 
 DISK_BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {

@@ -57,3 +57,17 @@ class Budget(NamedTuple):
 def exactly(value: int) -> Range:
     """One value."""
     return Range(value, value)
+
+
+def polled(kicked: Budget, count: int) -> Budget:
+    """As `kicked`, but the one who serves polls. Its system calls are the caller's to say.
+
+    It may answer each of the `count` requests by itself, and interrupt for it.
+    """
+    most = max(kicked.interrupts.high, count + 1)
+    return kicked._replace(
+        light_exits=Range(0, count // 10),
+        irqchip_exits=Range(kicked.irqchip_exits.low, most),
+        interrupts=Range(kicked.interrupts.low, most),
+        handoffs=Range(1, 2 * most),
+    )

@@ -13,7 +13,7 @@ at all, three copies of the frame, and one more exit every 128 requests.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from emu.compare.counts import Budget, Range, exactly
+from emu.compare.counts import Budget, Range, exactly, polled
 from emu.compare.workloads import REPORT_FRAME, Workload, rounds
 
 RECEIVE_BUFFERS: Final = 256
@@ -155,19 +155,9 @@ def vhost_user(work: Workload) -> Budget:
 
 
 def vhost_user_poll(work: Workload) -> Budget:
-    """Both virtqueues looked at all the time by another process; the driver sees that it need not ring.
-
-    It may answer each request by itself, and interrupt for it.
-    """
-    near, count = vhost_user(work), work.count
-    interrupts = max(near.interrupts.high, count + 1)
-    return near._replace(
-        light_exits=Range(0, count // 10),
-        irqchip_exits=Range(near.irqchip_exits.low, interrupts),
-        interrupts=Range(near.interrupts.low, interrupts),
-        handoffs=Range(1, 2 * interrupts),
-        syscalls=Range(1, 8 * interrupts + count // 10),
-    )
+    """Both virtqueues looked at all the time by another process; the driver sees that it need not ring."""
+    near = polled(vhost_user(work), work.count)
+    return near._replace(syscalls=Range(1, 8 * near.interrupts.high + work.count // 10))
 
 
 NET_BUDGETS: Final[Mapping[str, Callable[[Workload], Budget]]] = {
