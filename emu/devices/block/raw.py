@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emu.bus.costs import Costs
 from emu.config import FilePath
@@ -31,6 +31,8 @@ PERM_READ, PERM_WRITE, PERM_RESIZE = 0, 1, 3
 FLOCK = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid
 
 Buffers = Sequence[memoryview | bytes]
+Transfer = Callable[[int, list[memoryview], int], int]
+"""preadv or pwritev: (descriptor, buffers, offset) -> bytes."""
 
 
 def total_length(buffers: Buffers) -> int:
@@ -84,7 +86,7 @@ class FileMedium:
             done = 0
         wanted = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if done != wanted:
-            self._read_rest(offset, buffers, done, wanted)
+            self._go_on(os.preadv, "read", offset, buffers, done, wanted)
         costs.bytes_copied += wanted
 
     def writev(self, offset: int, buffers: Buffers) -> None:
@@ -99,7 +101,7 @@ class FileMedium:
             done = 0
         wanted = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if done != wanted:
-            self._write_rest(offset, buffers, done, wanted)
+            self._go_on(os.pwritev, "write", offset, buffers, done, wanted)
         costs.bytes_copied += wanted
 
     def flush(self) -> None:
@@ -140,30 +142,22 @@ class FileMedium:
             self._fd = -1
             os.close(fd)
 
-    def _read_rest(self, offset: int, buffers: Sequence[memoryview], done: int, wanted: int) -> None:
-        """Go on after a short transfer, or with more buffers than one call takes."""
+    def _go_on(
+        self, call: Transfer, action: str, offset: int, buffers: Buffers, done: int, wanted: int
+    ) -> None:
+        """Finish after a short transfer, or with more buffers than one call takes. Raises MediumError."""
         while done < wanted:
             rest = part_of(buffers, done, wanted - done)[:IOV_MAX]
             self.costs.syscalls += 1
             try:
-                step = os.preadv(self._fd, rest, offset + done)
+                step = call(self._fd, rest, offset + done)
             except OSError as error:
-                raise medium_error(f"{self._name}: read at byte {offset + done}", error) from error
+                raise medium_error(f"{self._name}: {action} at byte {offset + done}", error) from error
             if step == 0:  # somebody cut the file
-                raise MediumError(f"{self._name}: the file ends before byte {offset + wanted}", errno.EIO)
-            done += step
-
-    def _write_rest(self, offset: int, buffers: Buffers, done: int, wanted: int) -> None:
-        """The same for writes."""
-        while done < wanted:
-            rest = part_of(buffers, done, wanted - done)[:IOV_MAX]
-            self.costs.syscalls += 1
-            try:
-                step = os.pwritev(self._fd, rest, offset + done)
-            except OSError as error:
-                raise medium_error(f"{self._name}: write at byte {offset + done}", error) from error
-            if step == 0:
-                raise MediumError(f"{self._name}: nothing written at byte {offset + done}", errno.EIO)
+                at, end = offset + done, offset + wanted
+                raise MediumError(
+                    f"{self._name}: {action} at byte {at}: it ends before byte {end}", errno.EIO
+                )
             done += step
 
     def _check_writable(self, action: str) -> None:
