@@ -211,12 +211,8 @@ class MmioBus:
         def learn(at: int) -> Reader:
             if len(readers) >= REMEMBERED:
                 readers.clear()
-            region, start, counts, _ = self._target((base + at) >> SHIFT)
-            offset = base + at - start
-            call = region.read
-            if region is self._unclaimed.window.region:
-                call = self._nobody(base + at, "read").read
-            readers[at] = found = counts, offset >> 2, call, offset
+            counts, register, chip, offset = self._register_at(base + at, is_write=False)
+            readers[at] = found = counts, register, chip.read, offset
             return found
 
         def read(_engine: int, at: int, width: int, _user: int = 0) -> int:
@@ -243,12 +239,8 @@ class MmioBus:
         def learn(at: int) -> Writer:
             if len(writers) >= REMEMBERED:
                 writers.clear()
-            region, start, _, counts = self._target((base + at) >> SHIFT)
-            offset = base + at - start
-            call = region.write
-            if region is self._unclaimed.window.region:
-                call = self._nobody(base + at, "write").write
-            writers[at] = found = counts, offset >> 2, call, offset
+            counts, register, chip, offset = self._register_at(base + at, is_write=True)
+            writers[at] = found = counts, register, chip.write, offset
             return found
 
         def write(_engine: int, at: int, width: int, value: int, _user: int = 0) -> None:
@@ -267,11 +259,18 @@ class MmioBus:
 
         return write
 
-    def _nobody(self, at: int, direction: str) -> Nobody:
+    def _register_at(self, at: int, *, is_write: bool) -> tuple[list[int], int, Region | Nobody, int]:
+        """Counters and which of them, who answers an address, and the offset for it."""
+        region, start, reads, writes = self._target(at >> SHIFT)
+        offset = at - start
+        chip = self._nobody(at, is_write=is_write) if region is self._unclaimed.window.region else region
+        return writes if is_write else reads, offset >> 2, chip, offset
+
+    def _nobody(self, at: int, *, is_write: bool) -> Nobody:
         """What answers an address that nothing decodes, and counts the faults."""
         where = f"mmio {at & -PAGE:#010x}"
-        register = self._unclaimed.window.region.register_name(at & (PAGE - 1), direction == "write")
-        return self._faults.kind(where, f"{direction} {register}", Fault.NO_REGISTER)
+        register = self._unclaimed.window.region.register_name(at & (PAGE - 1), is_write)
+        return self._faults.kind(where, f"{'write' if is_write else 'read'} {register}", Fault.NO_REGISTER)
 
     def _answer(self, at: int, width: int, error: AccessError, *, is_write: bool) -> int:
         region, start, _, _ = self._target(at >> SHIFT)
