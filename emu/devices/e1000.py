@@ -138,13 +138,22 @@ class E1000:
             spec.RCTL:   self._write_rctl,     spec.TCTL:   self._write_tctl,
             spec.VET:    self._write_vet,      spec.RXCSUM: self._write_rxcsum,
             spec.RSRPD:  self._write_rsrpd,
-            spec.RDBAL:  self._write_rx_ring,  spec.RDBAH:  self._write_rx_ring_high,
-            spec.RDLEN:  self._write_rdlen,    spec.RDH:    self._write_rdh,      spec.RDT: self._write_rdt,
-            spec.TDBAL:  self._write_tx_ring,  spec.TDBAH:  self._write_tx_ring_high,
-            spec.TDLEN:  self._write_tdlen,    spec.TDH:    self._write_tdh,      spec.TDT: self._write_tdt,
-            spec.RDTR:   self._write_rdtr,     spec.RADV:   self._write_radv,
-            spec.TIDV:   self._write_tidv,     spec.TADV:   self._write_tadv,
+            spec.RDT:    self._write_rdt,      spec.TDT:    self._write_tdt,
         }
+        for ring, low, high, length, head in (
+            (rx, spec.RDBAL, spec.RDBAH, spec.RDLEN, spec.RDH),
+            (tx, spec.TDBAL, spec.TDBAH, spec.TDLEN, spec.TDH),
+        ):
+            for at in (low, high):
+                self._writers[at] = functools.partial(self._write_base, ring, low, high, at)
+            self._writers[length] = functools.partial(self._write_length, ring, length)
+            self._writers[head] = functools.partial(_write_head, ring)
+        for delay, packet, absolute in (
+            (self._rx_delay, spec.RDTR, spec.RADV),
+            (self._tx_delay, spec.TIDV, spec.TADV),
+        ):
+            self._writers[packet] = functools.partial(self._write_packet_delay, delay, packet)
+            self._writers[absolute] = functools.partial(self._write_absolute_delay, delay, absolute)
         for first, count in ((spec.MTA, spec.MTA_WORDS), (spec.RA, 2 * spec.RA_PAIRS)):
             for at in range(first, first + 4 * count, 4):
                 self._writers[at] = functools.partial(self._write_address, at)
@@ -252,9 +261,23 @@ class E1000:
     def _write_vet(self, value: int) -> None:
         self.receiver.vlan_type = self.transmitter.vlan_type = self._keep(spec.VET, value) & 0xFFFF
 
-    def _write_ring(self, ring: Ring, low: int, high: int) -> None:
+    def _write_base(self, ring: Ring, low: int, high: int, at: int, value: int) -> None:
+        """Either half of a ring's address."""
+        self._keep(at, value)
         ring.base = self._values[low >> 2] | self._values[high >> 2] << 32
         ring.locate()
+
+    def _write_length(self, ring: Ring, at: int, value: int) -> None:
+        ring.length = self._keep(at, value)
+        ring.locate()
+
+    def _write_packet_delay(self, delay: DelayedCause, at: int, value: int) -> None:
+        delay.packet = self._keep(at, value)
+        if value & spec.DELAY_FPD:
+            delay.flush()
+
+    def _write_absolute_delay(self, delay: DelayedCause, at: int, value: int) -> None:
+        delay.absolute = self._keep(at, value)
 
     # ---- receive -----------------------------------------------------------------------------------
 
@@ -273,36 +296,12 @@ class E1000:
         self._keep(offset, value)
         self.filter.forget()
 
-    def _write_rx_ring(self, value: int) -> None:
-        self._keep(spec.RDBAL, value)
-        self._write_ring(self.receiver.ring, spec.RDBAL, spec.RDBAH)
-
-    def _write_rx_ring_high(self, value: int) -> None:
-        self._keep(spec.RDBAH, value)
-        self._write_ring(self.receiver.ring, spec.RDBAL, spec.RDBAH)
-
-    def _write_rdlen(self, value: int) -> None:
-        self.receiver.ring.length = self._keep(spec.RDLEN, value)
-        self.receiver.ring.locate()
-
-    def _write_rdh(self, value: int) -> None:
-        self.receiver.ring.head = value & 0xFFFF
-        self.receiver.ring.check()
-
     def _write_rdt(self, value: int) -> None:
         ring = self.receiver.ring
         self._values[spec.RDT >> 2] = ring.tail = value & 0xFFFF
         ring.check()
         if self._starved:
             self.poll()
-
-    def _write_rdtr(self, value: int) -> None:
-        self._rx_delay.packet = self._keep(spec.RDTR, value)
-        if value & spec.DELAY_FPD:
-            self._rx_delay.flush()
-
-    def _write_radv(self, value: int) -> None:
-        self._rx_delay.absolute = self._keep(spec.RADV, value)
 
     def frames_wait(self) -> None:
         """Any thread: the backend has frames after it had none."""
@@ -362,35 +361,11 @@ class E1000:
         self.transmitter.set_control(value)
         self._transmit()
 
-    def _write_tx_ring(self, value: int) -> None:
-        self._keep(spec.TDBAL, value)
-        self._write_ring(self.transmitter.ring, spec.TDBAL, spec.TDBAH)
-
-    def _write_tx_ring_high(self, value: int) -> None:
-        self._keep(spec.TDBAH, value)
-        self._write_ring(self.transmitter.ring, spec.TDBAL, spec.TDBAH)
-
-    def _write_tdlen(self, value: int) -> None:
-        self.transmitter.ring.length = self._keep(spec.TDLEN, value)
-        self.transmitter.ring.locate()
-
-    def _write_tdh(self, value: int) -> None:
-        self.transmitter.ring.head = value & 0xFFFF
-        self.transmitter.ring.check()
-
     def _write_tdt(self, value: int) -> None:
         ring = self.transmitter.ring
         self._values[spec.TDT >> 2] = ring.tail = value & 0xFFFF
         ring.check()
         self._transmit()
-
-    def _write_tidv(self, value: int) -> None:
-        self._tx_delay.packet = self._keep(spec.TIDV, value)
-        if value & spec.DELAY_FPD:
-            self._tx_delay.flush()
-
-    def _write_tadv(self, value: int) -> None:
-        self._tx_delay.absolute = self._keep(spec.TADV, value)
 
     def _transmit(self) -> None:
         """The hot path: send what the driver has put into the ring, then take what came back at once."""
@@ -462,3 +437,9 @@ class IoWindow:
 
 def _ignore(_value: int) -> None:
     """A register that cannot be written."""
+
+
+def _write_head(ring: Ring, value: int) -> None:
+    """RDH or TDH."""
+    ring.head = value & 0xFFFF
+    ring.check()
