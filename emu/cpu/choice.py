@@ -23,6 +23,6 @@ def make_engine(
             if choice == "fast":
                 raise
             print(f"emu: {error}; going on with the slower public engine", file=sys.stderr)
-    from emu.cpu.public import PublicEngine  # noqa: PLC0415 - most runs do not need it
+    from emu.cpu.public.engine import PublicEngine  # noqa: PLC0415 - most runs do not need it
 
     return PublicEngine(ram, hooks, wake_fd)

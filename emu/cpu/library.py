@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 UC_ARCH_X86, UC_MODE_64 = 4, 8
 UC_PROT_READ, UC_PROT_WRITE, UC_PROT_EXEC, UC_PROT_ALL = 1, 2, 4, 7
-UC_HOOK_MEM_WRITE_PROT: Final = 1 << 8
+UC_HOOK_MEM_WRITE_UNMAPPED, UC_HOOK_MEM_WRITE_PROT = 1 << 5, 1 << 8
 UC_HOOK_INTR, UC_HOOK_INSN, UC_HOOK_INSN_INVALID = 1, 2, 1 << 14
 UC_X86_INS_CPUID, UC_X86_INS_IN, UC_X86_INS_OUT = 113, 218, 500
 UC_X86_INS_RDTSC, UC_X86_INS_RDTSCP = 608, 609
@@ -26,7 +26,8 @@ UC_X86_REG_EFLAGS, UC_X86_REG_RAX, UC_X86_REG_RIP, UC_X86_REG_CR0, UC_X86_REG_CR
 UC_X86_REG_RCX, UC_X86_REG_RDI, UC_X86_REG_RSI = 38, 39, 43
 UC_CTL_USE_EXITS_ON: Final = 1 << 30 | 1 << 26 | 4
 """uc_ctl: write, one argument, UC_CTL_UC_USE_EXITS."""
-UC_CTL_FLUSH_TB: Final = 1 << 30 | 10
+UC_CTL_FLUSH_TB, UC_CTL_FLUSH_TLB = 1 << 30 | 10, 1 << 30 | 11
+UC_ERR_FETCH_UNMAPPED, UC_ERR_FETCH_PROT = 8, 14
 VERSION: Final = 0x020104FF
 """uc_version() of release 2.1.4."""
 
@@ -97,6 +98,20 @@ def check(status: int, what: str) -> None:
         raise EngineError(f"the engine refuses {what}: {text}")
 
 
+class Callbacks:
+    """Python functions that the engine calls: alive as long as this object."""
+
+    def __init__(self) -> None:
+        self._kept: list[object] = []
+
+    def address(self, callback: object) -> int:
+        """Keep a ctypes function object; returns where the engine is to call."""
+        self._kept.append(callback)
+        address = C.cast(callback, P).value  # type: ignore[arg-type]  # any CFUNCTYPE object
+        assert address is not None
+        return address
+
+
 def open_x86() -> int:
     """A new engine's handle. Raises EngineError, also where the library is of another release."""
     version = LIB_HELD.uc_version(None, None) & 0xFFFF_FFFF
@@ -113,6 +128,16 @@ def open_x86() -> int:
 def map_memory(handle: int, gpa: int, size: int, rights: int, address: int) -> None:
     """Let guest-physical [gpa, gpa + size) be this process's memory at `address`. Raises EngineError."""
     check(LIB_HELD.uc_mem_map_ptr(handle, gpa, size, rights, address), f"{size:#x} bytes at {gpa:#x}")
+
+
+def map_area(handle: int, base: int, size: int, read: int, write: int, write_user: int = 0) -> None:
+    """Let accesses to [base, base + size) call `read` and `write`, the latter with `write_user`.
+
+    Fetches from there read all ones, as on hardware, instead of ending the engine. Raises EngineError.
+    """
+    what = f"an area at {base:#x}"
+    check(LIB_HELD.uc_mmio_map(handle, base, size, read, None, write, write_user), what)
+    check(LIB_HELD.uc_mem_protect(P(handle), C.c_uint64(base), C.c_size_t(size), UC_PROT_ALL), what)
 
 
 def map_ram(handle: int, ram: "Sequence[RamBlock]") -> list[tuple[int, int, int]]:
@@ -176,6 +201,16 @@ def hook(handle: int, kind: int, callback: int, instruction: int | None = None, 
     check(status, "a hook")
 
 
+def control(handle: int, command: int, what: str) -> None:
+    """uc_ctl with a command that takes no values. Raises EngineError."""
+    check(LIB_HELD.uc_ctl(P(handle), command), what)
+
+
+def use_exits(handle: int) -> None:
+    """Let `until` of uc_emu_start, and with it address 0, mean nothing. Raises EngineError."""
+    check(LIB_HELD.uc_ctl(P(handle), UC_CTL_USE_EXITS_ON, 1), "exits")
+
+
 def reg_read(handle: int, register: int) -> int:
     """One 64-bit register by its UC_X86_REG number."""
     value = C.c_uint64()
@@ -188,3 +223,18 @@ def vmem_read(handle: int, address: int, length: int) -> bytes | None:
     buffer = C.create_string_buffer(length)
     status = LIB_HELD.uc_vmem_read(handle, address, UC_PROT_READ, C.addressof(buffer), length)
     return None if status else buffer.raw
+
+
+class Window:
+    """Guest memory through the current page tables, up to `size` bytes at a time into one buffer."""
+
+    def __init__(self, handle: int, size: int) -> None:
+        self._handle = handle
+        self._buffer = (C.c_char * size)()
+        self._address = C.addressof(self._buffer)
+
+    def read(self, address: int, length: int) -> bytes:
+        """`length` bytes of one page, none where it is not mapped."""
+        if LIB_HELD.uc_vmem_read(self._handle, address, UC_PROT_READ, self._address, length):
+            return b""
+        return self._buffer.raw[:length]

@@ -1,17 +1,8 @@
-"""CPU states a loader may ask for, and what a stopped CPU shows."""
+"""CPU states a loader may ask for."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
-
-CODE16, DATA16 = 0x9B00, 0x9300
-CODE32, DATA32 = 0xCF9B00, 0xCF9300
-CODE64 = 0xAF9B00
-HFLAGS: Final = {"real": 0x40, "protected32": 0xB0, "long64": 0x40C0B0}
-"""CS32, SS32, ADDSEG, PE, LMA, CS64, OSFXSR of the engine's own flag word."""
-CR0: Final = {"real": 0x60000010, "protected32": 0x11, "long64": 0x80000031}
-CR4: Final = {"real": 0, "protected32": 0, "long64": 0x620}
-EFER: Final = {"real": 0, "protected32": 0, "long64": 0xD01}
 
 Mode = Literal["real", "protected32", "long64"]
 

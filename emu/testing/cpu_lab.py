@@ -18,7 +18,7 @@ from emu.cpu import cpuid
 from emu.cpu.engine import Engine, EngineHooks, MmioArea, RamBlock
 from emu.cpu.fast import FastEngine
 from emu.cpu.msr import MsrTable
-from emu.cpu.public import PublicEngine
+from emu.cpu.public.engine import PublicEngine
 from emu.cpu.state import Mode, StartState
 from emu.cpu.vcpu import Stop, Vcpu
 

@@ -15,7 +15,7 @@ from tests.vhost_user_backend import ScriptedBackend
 def test_pieces_do_not_share_numbers(ram_mib: int) -> None:
     board = assemble_pc(MachineConfig(ram_bytes=ram_mib * MIB, kernel=image("hello")), lambda _data: None)
     engine = board.machine.engine
-    spans = sorted((ram_addr, ram_addr + size) for _, size, ram_addr in engine._ram)
+    spans = sorted((ram_addr, ram_addr + size) for _, size, ram_addr in engine.code.pieces)
     assert spans[0][0] == 0
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     board.machine.close()
@@ -24,9 +24,9 @@ def test_pieces_do_not_share_numbers(ram_mib: int) -> None:
 def test_a_write_across_pieces_is_looked_at_in_each() -> None:
     board = assemble_pc(MachineConfig(kernel=image("hello")), lambda _data: None)
     engine = board.machine.engine
-    spans = engine._spans(0xF_F000, 0x2000)
+    spans = engine.code.spans(0xF_F000, 0x2000)
     assert sorted(end - start for start, end in spans) == [0x1000, 0x1000]
-    numbers = {gpa: ram_addr for gpa, _, ram_addr in engine._ram}
+    numbers = {gpa: ram_addr for gpa, _, ram_addr in engine.code.pieces}
     assert (numbers[0x10_0000], numbers[0x10_0000] + 0x1000) in spans
     board.machine.close()
 

@@ -8,7 +8,7 @@ import pytest
 from emu.cpu import choice, fast, library
 from emu.cpu.engine import EngineHooks
 from emu.cpu.native import blob, build
-from emu.cpu.public import PublicEngine
+from emu.cpu.public.engine import PublicEngine
 from emu.errors import EngineError
 from emu.testing.cpu_lab import CpuLab, code
 
@@ -68,7 +68,7 @@ def _hooks_of(lab: CpuLab) -> EngineHooks:
 
 
 def test_the_public_engine_refuses_a_context_of_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emu.cpu.public_state._SIZE", 4096)
+    monkeypatch.setattr("emu.cpu.public.context._SIZE", 4096)
     with pytest.raises(EngineError, match="context"):
         CpuLab("public")
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from emu.cpu.engine import RamBlock
-from emu.cpu.public_state import Context
+from emu.cpu.intercepted import LONGEST
+from emu.cpu.layout import CS, CpuState
+from emu.cpu.msr import MASK64
 
 PAGE: Final = 4096
 PF: Final = 14
@@ -29,10 +31,10 @@ class CpuFault(Exception):  # noqa: N818 - an exception of the guest's CPU
 
 
 class Paging:
-    """Guest memory by linear address, with the page tables of `context`. vCPU thread."""
+    """Guest memory by linear address, with the page tables of `cpu`. vCPU thread."""
 
-    def __init__(self, ram: Sequence[RamBlock], context: Context) -> None:
-        self._context = context
+    def __init__(self, ram: Sequence[RamBlock], cpu: CpuState) -> None:
+        self._cpu = cpu
         self._blocks = [
             (block.gpa, block.size, memoryview((C.c_char * block.size).from_address(block.address)).cast("B"))
             for block in ram
@@ -62,15 +64,15 @@ class Paging:
     # ---- linear ------------------------------------------------------------------------------------
 
     def translate(self, linear: int, *, write: bool = False, user: bool = False) -> int:
-        """The guest-physical address. Raises CpuFault for a page fault, CR2 set in the context."""
-        context = self._context
-        if not context.cr[0] & _CR0_PG:
+        """The guest-physical address. Raises CpuFault for a page fault, CR2 set in the cpu."""
+        cpu = self._cpu
+        if not cpu.cr[0] & _CR0_PG:
             return linear & 0xFFFF_FFFF
-        if context.efer.value & _EFER_LMA:
-            return self._walk(linear, context.cr[3] & _ADDRESS, 4, write=write, user=user)
+        if cpu.efer.value & _EFER_LMA:
+            return self._walk(linear, cpu.cr[3] & _ADDRESS, 4, write=write, user=user)
         linear &= 0xFFFF_FFFF
-        if context.cr[4] & _CR4_PAE:
-            return self._walk(linear, context.cr[3] & 0xFFFF_FFE0, 3, write=write, user=user)
+        if cpu.cr[4] & _CR4_PAE:
+            return self._walk(linear, cpu.cr[3] & 0xFFFF_FFE0, 3, write=write, user=user)
         return self._walk32(linear, write=write, user=user)
 
     def _walk(self, linear: int, table: int, levels: int, *, write: bool, user: bool) -> int:
@@ -93,13 +95,13 @@ class Paging:
         raise AssertionError
 
     def _walk32(self, linear: int, *, write: bool, user: bool) -> int:
-        context = self._context
-        at = (context.cr[3] & 0xFFFF_F000) + 4 * (linear >> 22)
+        cpu = self._cpu
+        at = (cpu.cr[3] & 0xFFFF_F000) + 4 * (linear >> 22)
         entry = int.from_bytes(self.read_physical(at, 4), "little")
         if not entry & _P:
             raise self._fault(linear, 0, write=write, user=user)
         rights, steps = entry & (_RW | _US), [(at, entry)]
-        if entry & _PS and context.cr[4] & _CR4_PSE:
+        if entry & _PS and cpu.cr[4] & _CR4_PSE:
             self._check(linear, rights, write=write, user=user)
             self._mark(steps, 4, write=write)
             return (entry & 0xFFC0_0000 | (entry & 0x1F_E000) << 19) | linear & 0x3F_FFFF
@@ -113,7 +115,7 @@ class Paging:
         return entry & 0xFFFF_F000 | linear & 0xFFF
 
     def _check(self, linear: int, rights: int, *, write: bool, user: bool) -> None:
-        protected = write and not rights & _RW and (user or self._context.cr[0] & _CR0_WP)
+        protected = write and not rights & _RW and (user or self._cpu.cr[0] & _CR0_WP)
         if protected or (user and not rights & _US):
             raise self._fault(linear, _P, write=write, user=user)
 
@@ -128,7 +130,7 @@ class Paging:
                 self.write_physical(at, struct.pack("<Q", wanted)[:size])
 
     def _fault(self, linear: int, present: int, *, write: bool, user: bool) -> CpuFault:
-        self._context.cr[2] = linear
+        self._cpu.cr[2] = linear
         return CpuFault(PF, present | (_PF_WRITE if write else 0) | (_PF_USER if user else 0))
 
     def read(self, linear: int, length: int) -> bytes:
@@ -139,6 +141,22 @@ class Paging:
             found += self.read_physical(self.translate(linear), part)
             linear, length = linear + part, length - part
         return found
+
+    def mapped(self, linear: int, length: int) -> bytes:
+        """As much of a range as is mapped, page by page; no fault, and CR2 stays."""
+        found, saved = b"", self._cpu.cr[2]
+        try:
+            while length:
+                part = min(length, PAGE - linear % PAGE)
+                found += self.read(linear, part)
+                linear, length = linear + part & MASK64, length - part
+        except CpuFault:
+            self._cpu.cr[2] = saved
+        return found
+
+    def code(self) -> bytes:
+        """LONGEST bytes from the current instruction on, fewer at the end of what is mapped."""
+        return self.mapped(self._cpu.segment(CS)[1] + self._cpu.rip.value & MASK64, LONGEST)
 
     def write(self, linear: int, data: bytes, *, user: bool = False) -> None:
         """Write all or nothing. Raises CpuFault."""

@@ -1,0 +1,49 @@
+"""Slices of guest instructions, and their early end from inside of a hook."""
+
+import threading
+from typing import Final
+
+from emu.cpu import library as uc
+from emu.cpu.layout import RCX, RDI, RSI
+from emu.cpu.library import LIB, LIB_HELD
+from emu.cpu.public.context import Context
+
+_PLACE_REGISTERS: Final = (uc.UC_X86_REG_RIP, uc.UC_X86_REG_RCX, uc.UC_X86_REG_RSI, uc.UC_X86_REG_RDI)
+
+
+class Slices:
+    """Runs an engine by the count; owned by the vCPU thread."""
+
+    def __init__(self, handle: int, context: Context) -> None:
+        self._handle, self._context = handle, context
+        self._thread = 0
+        self._running = False
+        self._place: tuple[int, ...] | None = None
+        self.between_blocks = False
+        """A hook runs that is no part of an instruction: an end there leaves nothing half done."""
+
+    def run(self, count: int) -> int:
+        """Execute `count` instructions, fewer after `end`; returns the engine's status."""
+        self._thread, self._place, self._running = threading.get_ident(), None, True
+        rip = self._context.register(uc.UC_X86_REG_RIP)
+        status = LIB.uc_emu_start(self._handle, rip, 0, 0, count)
+        self._running = False
+        return int(status)
+
+    def end(self) -> None:
+        """In a hook: no more instructions than this one. Elsewhere the slice ends soon enough."""
+        if self._running and threading.get_ident() == self._thread:
+            if self._place is None and not self.between_blocks:
+                self._place = tuple(self._context.register(number) for number in _PLACE_REGISTERS)
+            LIB_HELD.uc_emu_stop(self._handle)
+
+    def is_half_done(self) -> bool:
+        """A device ended it in the middle of an instruction: of the same round, if a repeated one.
+
+        Loads the context.
+        """
+        if self._place is None:
+            return False
+        self._context.load()
+        cpu = self._context.state
+        return self._place == (cpu.rip.value, cpu.regs[RCX], cpu.regs[RSI], cpu.regs[RDI])
