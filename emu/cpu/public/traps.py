@@ -18,7 +18,7 @@ from emu.cpu.public.paging import Paging
 
 _R11: Final = 11
 _IF, _RF, _VM, _SCE = 0x200, 0x1_0000, 0x2_0000, 1
-_ONE_BYTE: Final = {1: 0xF1, 3: 0xCC, 4: 0xCE}
+_ONE_BYTE: Final = {1: b"\xf1", 3: b"\xcc", 4: b"\xce"}
 """INT1, INT3, INTO: vector to opcode."""
 
 
@@ -140,9 +140,11 @@ class Traps:
         self._cpu.regs[RAX], self._cpu.regs[RDX] = value & 0xFFFF_FFFF, value >> 32 & 0xFFFF_FFFF
 
     def _int_length(self, vector: int, after: int) -> int:
-        one_byte = _ONE_BYTE.get(vector)
-        before = self._cpu.segment(CS)[1] + after - 1 & MASK64
-        return 1 if one_byte is not None and self._paging.mapped(before, 1) == bytes((one_byte,)) else 2
+        """Bytes of the INT that ends at `after`."""
+        opcode = _ONE_BYTE.get(vector)
+        if opcode is None:
+            return 2
+        return 1 if self._paging.mapped(self._cpu.segment(CS)[1] + after - 1 & MASK64, 1) == opcode else 2
 
     def _svm_exit(self, number: int) -> None:
         length = self._intercepted.svm_exit(number)
