@@ -240,6 +240,13 @@ def test_a_polling_back_end_is_rung_for_at_most_every_tenth_time() -> None:
         assert budget_of("vhost-user-poll", Workload(op, 512, 8, 1000)).light_exits == (0, 100)
 
 
+def test_a_polling_back_end_may_interrupt_for_each_request_and_once_more() -> None:
+    for op in OPS:
+        work = Workload(op, 512, 8, 1000)
+        kicked, polled = budget_of("vhost-user", work), budget_of("vhost-user-poll", work)
+        assert polled.interrupts == Range(kicked.interrupts.low, max(kicked.interrupts.high, 1001))
+
+
 def test_several_guests_budgets_add_up() -> None:
     one = budget_of("vhost", Workload("net-rr", 64, 8, 100))
     assert one.plus(one).interrupts == Range(2 * one.interrupts.low, 2 * one.interrupts.high)

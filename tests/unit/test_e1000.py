@@ -157,6 +157,12 @@ def test_the_bus_reset_takes_the_phy_along(driver: E1000Driver) -> None:
     assert not driver.card.receiver.ring.allowed
 
 
+@pytest.mark.parametrize("at", [spec.RDH, spec.TDH, spec.RDT, spec.TDT])
+def test_a_ring_s_head_and_tail_have_16_bits(driver: E1000Driver, at: int) -> None:
+    driver.write(at, 0x12345)
+    assert driver.read(at) == 0x2345
+
+
 # ---- EEPROM ----------------------------------------------------------------------------------------
 
 

@@ -379,6 +379,13 @@ def test_an_empty_cable_reads_zero() -> None:
     assert not any(host.line.levels)
 
 
+def test_an_absent_slave_has_no_signature(host: Host) -> None:
+    host.outb(7, 0x90)  # EXECUTE DEVICE DIAGNOSTIC
+    assert [host.inb(n) for n in range(2, 6)] == [1, 1, 0, 0]
+    host.outb(6, 0xB0)
+    assert [host.inb(n) for n in range(2, 6)] == [1, 1, 0xFF, 0xFF]
+
+
 def test_an_absent_slave_has_no_status_and_takes_no_command(host: Host) -> None:
     host.outb(6, 0xB0)
     assert (host.inb(7), host.inb(1), host.inb(6)) == (0, 0, 0xB0)
