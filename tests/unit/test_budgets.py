@@ -243,7 +243,7 @@ def test_a_polling_back_end_is_rung_for_at_most_every_tenth_time() -> None:
 def test_a_polling_back_end_may_interrupt_for_each_request_and_once_more() -> None:
     for op in OPS:
         work = Workload(op, 512, 8, 1000)
-        kicked, polled = budget_of("vhost-user", work), budget_of("vhost-user-poll", work)
+        kicked, polled = (budgets_of(op)[path](work.on(path)) for path in ("vhost-user", "vhost-user-poll"))
         assert polled.interrupts == Range(kicked.interrupts.low, max(kicked.interrupts.high, 1001))
 
 
