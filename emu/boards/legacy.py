@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from emu.bus.output_file import open_output
 from emu.bus.pio import PioBus
 from emu.bus.window import Absent
 from emu.devices.acpi_pm import AcpiPm, ApmPorts, switch_acpi
@@ -50,11 +51,10 @@ def map_debugcon(pio: PioBus, target: str, port: int) -> Callable[[], None]:
     """
     opened = -1
     if target.startswith("file:"):
-        path = target.removeprefix("file:")
         try:
-            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ConfigError(f"-debugcon: {path}: {error.strerror}") from None
+            opened = open_output(target.removeprefix("file:"))
+        except ConfigError as error:
+            raise ConfigError(f"-debugcon: {error}") from None
     descriptor = opened if opened >= 0 else {"": 2, "stdio": 1, "null": -1}[target]
     if not target:
         port = DEBUG_PORT

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
+from emu.bus.output_file import check_output
 from emu.cli.exits import write_json
 from emu.cli.options import Option, nearest, parse
 from emu.errors import ConfigError
@@ -58,6 +59,8 @@ def run(argv: list[str], out: TextIO) -> int:
         raise ConfigError(f"-kernel and -initrd are for the benchmark boot, not for {draft.what}")
     if draft.initrd is not None and draft.kernel is None:
         raise ConfigError("-initrd needs -kernel FILE")
+    if draft.json not in (None, "-"):
+        check_output(draft.json)
     report = BENCHES[draft.what](draft)
     if draft.json is not None:
         write_json(draft.json, {"schema": 1, "bench": draft.what, **report.document}, out)

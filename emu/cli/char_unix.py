@@ -127,7 +127,9 @@ def open_unix(text: str, stack: contextlib.ExitStack) -> CharDevice:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.ECONNREFUSED:
-        return "nobody listens there"
+        return "nobody listens there; start the server first, or add server=on"
+    if error.errno == errno.ENOENT:
+        return f"{error.strerror}; start the server first, or add server=on"
     return error.strerror or str(error)
 
 

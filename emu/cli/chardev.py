@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TextIO
 
+from emu.bus.output_file import open_output
 from emu.cli.mainloop import MainLoop
 from emu.cli.output import DeviceSink, Discard, FileSink
 from emu.errors import ConfigError
@@ -122,7 +123,8 @@ def _open(target: str, label: str, out: TextIO, stack: contextlib.ExitStack) -> 
     out.flush()
     fd = stdin_fd()
     source = FdSource(fd) if fd is not None else None
-    return CharDevice(closing_sink(FileSink(out.fileno()), stack), source, keys=kind == "mon", vital=True)
+    sink = closing_sink(FileSink(out.fileno(), "standard output"), stack)
+    return CharDevice(sink, source, keys=kind == "mon", vital=True)
 
 
 def closing_sink(sink: FileSink, stack: contextlib.ExitStack) -> FileSink:
@@ -133,11 +135,11 @@ def closing_sink(sink: FileSink, stack: contextlib.ExitStack) -> FileSink:
 
 def _file_sink(path: str, stack: contextlib.ExitStack) -> FileSink:
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise CannotOpenError(f"{path}: {error.strerror}") from None
+        fd = open_output(path)
+    except ConfigError as error:
+        raise CannotOpenError(str(error)) from None
     stack.callback(os.close, fd)
-    return closing_sink(FileSink(fd), stack)
+    return closing_sink(FileSink(fd, path), stack)
 
 
 def stdin_fd() -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
+from emu.bus.output_file import check_output, write_output
 from emu.cli.exits import write_json
 from emu.cli.images import resolve
 from emu.cli.mainloop import ENDING
@@ -148,19 +149,17 @@ def _refuse(_draft: Draft, word: str) -> None:
 
 
 def _check_writable(draft: Draft) -> None:
-    """Say so before the work is done, not after. Raises OSError with the file's name."""
+    """Say so before the work is done, not after. Raises ConfigError."""
     for name in (draft.json, draft.html):
         if name is not None and name != "-":
-            with open(name, "a", encoding="utf-8"):  # noqa: PTH123 - pathlib costs 3 ms of start
-                pass
+            check_output(name)
 
 
 def _show(comparison: Comparison, draft: Draft, out: TextIO) -> None:
     if draft.html is not None:
         from emu.compare.html import page  # noqa: PLC0415 - only where it is asked for
 
-        with open(draft.html, "w", encoding="utf-8") as file:  # noqa: PTH123 - as above
-            file.write(page(comparison))
+        write_output(draft.html, page(comparison).encode())
     if draft.json is not None:
         write_json(draft.json, document(comparison), out)
     if draft.json != "-":

@@ -6,20 +6,20 @@ from typing import TextIO
 
 from emu.bus.ledger import Row
 from emu.bus.observe import Spent
+from emu.bus.output_file import write_output
 from emu.config import ExitsConfig
 
 NAMES = ("kind", "device", "register", "direction")
 
 
 def write_json(path: str, document: object, out: TextIO) -> None:
-    """Write JSON to the file `path`, or to `out` for "-". Raises OSError."""
+    """Write JSON to the file `path`, or to `out` for "-". Raises ConfigError for the file."""
     text = json.dumps(document, indent=2) + "\n"
     if path == "-":
         out.write(text)
         out.flush()
     else:
-        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - pathlib costs 3 ms of start
-            file.write(text)
+        write_output(path, text.encode())
 
 
 def document(

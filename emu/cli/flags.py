@@ -105,6 +105,8 @@ class Draft:
 
     def set_image(self, word: str) -> None:
         """Take the positional IMAGE. Raises ConfigError on a second one."""
+        if not word:
+            raise ConfigError('"" names no IMAGE; is a variable of the shell not set?')
         if self.image is not None:
             raise ConfigError(f'"{word}": one IMAGE is enough, "{self.image}" came before it')
         self.image = word
@@ -237,7 +239,7 @@ def _chardev(draft: Draft, text: str) -> None:
         raise ConfigError("needs id=ID")
     if name in draft.chardevs:
         raise ConfigError(f"id={name} is given twice")
-    if ("path" in values) != (backend in ("file", "socket")):
+    if bool(values.get("path")) != (backend in ("file", "socket")):
         raise ConfigError("path= belongs to the backends file and socket, which need it")
     if backend != "socket" and {"server", "wait", "reconnect"} & set(values):
         raise ConfigError("server=, wait= and reconnect= belong to the backend socket")
@@ -396,7 +398,9 @@ TABLE: tuple[Option[Draft], ...] = (
     Option("hdb", "FILE", _ide(1), "the second IDE disk"),
     Option("hdc", "FILE", _ide(2), "the third IDE disk"),
     Option("hdd", "FILE", _ide(3), "the fourth IDE disk"),
-    Option("cdrom", "FILE", _ide(2, "cdrom"), "a CD-ROM drive in the third IDE slot, with this disc"),
+    Option(
+        "cdrom", "ISO", _ide(2, "cdrom"), 'the third IDE slot is a CD-ROM drive, with this disc; "": none'
+    ),
     Option("snapshot", None, _mark("snapshot"), "keep every write off the disk files"),
     Option("device", "DRIVER[,PROP=VALUE...]", _device, "add a device; see emu devices"),
     Option("object", "KIND,id=ID[,...]", _object, "what a -device refers to; see emu devices"),

@@ -2,7 +2,8 @@
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from pathlib import Path
+
+from emu.bus.output_file import write_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Case:
 
 
 def write(path: str, case: Case) -> None:
-    """Write a suite with this one case to `path`. Raises OSError."""
+    """Write a suite with this one case to `path`. Raises ConfigError."""
     failures = "1" if case.failure else "0"
     time = f"{case.seconds:.3f}"
     counts = {"tests": "1", "failures": failures, "errors": "0", "skipped": "0", "time": time}
@@ -29,4 +30,4 @@ def write(path: str, case: Case) -> None:
         ET.SubElement(element, "failure", {"type": case.kind, "message": case.failure}).text = case.failure
     ET.SubElement(element, "system-out").text = case.output
     ET.indent(root)
-    Path(path).write_bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    write_output(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")

@@ -1,12 +1,15 @@
 """The command `emu`: finds the subcommand, and turns every error into one line and an exit status."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Final, TextIO
 
 from emu import __version__
+from emu.cli.standard_files import FAILURES, forget_output, one_line, set_up
 from emu.cli.startup import uncollected
 from emu.errors import ConfigError, EmuError
 
@@ -24,26 +27,52 @@ COMMANDS: Final = {
 }
 
 
+class EndedError(BaseException):
+    """A signal came that ends the program; `number` is which."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status. No exception leaves it."""
     words = sys.argv[1:] if argv is None else argv
-    if sys.stdout is None:  # started with standard output closed
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as we do
     try:
-        status = _dispatch(words, sys.stdout)
-        sys.stdout.flush()
+        set_up()
+        with _ended_by_signals():
+            status = _dispatch(words, sys.stdout)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except EndedError as ended:
+        return 128 + ended.number
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the flush at exit must not fail again
+        forget_output()
         return PIPE_BROKEN
     except Exception as error:  # the last line of defence: a user never sees a traceback
         if os.environ.get("EMU_DEBUG"):
             raise
         return _tell(error)
     return status
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP let go of files and sockets first, as Ctrl-C does; a second one does not wait."""
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+
+    def end(number: int, _frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise EndedError(number)
+
+    for each in numbers:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _dispatch(words: list[str], out: TextIO) -> int:
@@ -79,15 +108,22 @@ def _subcommand(name: str) -> Callable[[list[str], TextIO], int]:
 
 def _tell(error: Exception) -> int:
     """One line on standard error; the exit status for it."""
+    status, text = BAD_COMMAND_LINE, str(error)
     if isinstance(error, EmuError):
-        print(f"emu: {error}", file=sys.stderr)
-        return BAD_COMMAND_LINE if isinstance(error, ConfigError) else INTERNAL
-    if isinstance(error, OSError) and error.filename is not None:
-        print(f"emu: {error.filename}: {error.strerror}", file=sys.stderr)
-        return BAD_COMMAND_LINE
-    text = " ".join(str(error).split())
-    print(f"emu: internal error: {type(error).__name__}: {text} (EMU_DEBUG=1 shows where)", file=sys.stderr)
-    return INTERNAL
+        status = BAD_COMMAND_LINE if isinstance(error, ConfigError) else INTERNAL
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.errno in FAILURES:
+        from emu.bus.output_file import failure  # noqa: PLC0415 - once, at the end
+
+        forget_output()
+        text = str(failure("standard output", error))
+    else:
+        status = INTERNAL
+        words = " ".join(text.split())
+        text = f"internal error: {type(error).__name__}: {words} (EMU_DEBUG=1 shows where)"
+    print(f"emu: {one_line(text)}", file=sys.stderr)
+    return status
 
 
 def _usage() -> str:

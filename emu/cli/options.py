@@ -55,6 +55,8 @@ def parse(
             text = next(words, None)
             if text is None:
                 raise ConfigError(f"{word}: needs a value: {_shown(option)}")
+        if text == "" and option.value is not None and option.value.startswith("FILE"):
+            raise ConfigError(f'{word}: "" names no file; is a variable of the shell not set?')
         try:
             option.apply(draft, text or "")
         except ConfigError as error:

@@ -107,12 +107,14 @@ class Discard:
 class FileSink:
     """Writes to `fd`; -1 is nobody, who forgets everything. Another `fd` may come with `set_fd`.
 
-    Once nobody can read `fd` any more, calls `on_broken` once and forgets the rest. With `lossy` it is a
-    terminal that forgets while it is hung up.
+    Once nobody can read `fd` any more, or it takes no more, `failure` says why, `on_broken` is called once,
+    and the rest is forgotten. With `lossy` it is a terminal that forgets while it is hung up. `name` is for
+    errors.
     """
 
-    def __init__(self, fd: int, *, lossy: bool = False) -> None:
-        self._fd, self._lossy = fd, lossy
+    def __init__(self, fd: int, name: str = "", *, lossy: bool = False) -> None:
+        self._fd, self.name, self._lossy = fd, name, lossy
+        self.failure: OSError | None = None
         self.on_broken: Callable[[], None] = lambda: None
         self._cancel = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._busy = threading.Lock()  # held while `fd` is written to: it must not be closed meanwhile
@@ -167,7 +169,7 @@ class FileSink:
             return os.write(self._fd, data[:BATCH])
         except BlockingIOError:
             return 0
-        except OSError:
-            self._fd = -1
+        except OSError as error:
+            self._fd, self.failure = -1, error
             self.on_broken()
             return len(data)

@@ -58,6 +58,7 @@ def run(argv: list[str], out: TextIO) -> int:
 
 def run_machine(config: MachineConfig, out: TextIO) -> int:
     """Run one machine with COM1 where `config.serial` says."""
+    check_reports(config)
     with contextlib.ExitStack() as stack:
         display = open_terminal(config, out, stack)
         console = stack.enter_context(open_serial(config, display, out))
@@ -94,8 +95,9 @@ def build(config: MachineConfig, session: Session) -> "PcBoard":
 
 
 def run_board(session: Session, board: "PcBoard") -> Outcome:
-    """Run to the end; a guest that ended by itself may have had a bad file. Raises ConfigError for that."""
+    """Run to the end. Raises ConfigError where that came from a bad file, or one that took no more."""
     outcome = session.run(board.machine)
+    session.check_output()
     if session.cause is None:
         board.check_inputs()
     return outcome
@@ -145,6 +147,15 @@ def write_reports(config: MachineConfig, machine: "Machine", out: TextIO) -> Non
         sys.stderr.write("\n" + spent_table(spent, config.exits))
 
 
+def check_reports(config: MachineConfig) -> None:
+    """Say before the run what cannot be written after it. Raises ConfigError."""
+    for name in (config.trace, None if config.exits is None else config.exits.file):
+        if name is not None and name != "-":
+            from emu.bus.output_file import check_output  # noqa: PLC0415 - most runs do not ask
+
+            check_output(name)
+
+
 def find_image(word: str) -> str:
     """The file that an IMAGE on the command line means: itself, or a built guest image's name."""
     if os.path.exists(word):  # noqa: PTH110 - pathlib costs 3 ms of start
@@ -159,7 +170,7 @@ def connect(session: Session, device: CharDevice) -> None:
     sink, before = device.sink, session.on_stop
     if isinstance(sink, FileSink):
         if device.vital:
-            sink.on_broken = lambda: session.stop(Cause.BROKEN)
+            sink.on_broken = lambda: session.lose(sink)
 
         def cancel() -> None:
             before()

@@ -58,7 +58,9 @@ class Seat:
         """The monitor on a device of its own; a terminal sees what is typed, a program does not."""
         from emu.cli.monitor_port import MonitorPort  # noqa: PLC0415 - see the class
 
-        echo = device.source is not None and device.source.terminal is not None
+        if device.source is None:  # standard input is closed: nobody will say anything
+            return
+        echo = device.source.terminal is not None
         session = self._session
         session.add_part(MonitorPort(self.monitor, device, session.wake, echo=echo))
 

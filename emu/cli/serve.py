@@ -16,7 +16,7 @@ usage: emu serve KIND --socket PATH [--socket PATH ...] ...
 Serve devices to machines of other processes (emu, QEMU, DPDK ...), which connect to the sockets.
 
 """
-EXIT_STATUS: Final = "0 ended by SIGINT or SIGTERM, 2 bad command line"
+EXIT_STATUS: Final = "0 ended by a signal, 2 bad command line"
 
 
 def run(argv: list[str], out: TextIO) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TextIO, TypeVar
 
 from emu.bus.costs import Costs
+from emu.cli.mainloop import ENDING
 from emu.cli.options import Option, help_text, number, parse
 from emu.errors import ConfigError
 from emu.serve.counters import Account
@@ -100,7 +101,7 @@ def _no_word(_draft: ServeDraft, word: str) -> None:
 
 
 def serve(draft: ServeDraft, make: Callable[[Loop], Served], out: TextIO) -> int:
-    """Listen and serve until SIGINT, SIGTERM or the end of --while-fd. Raises ConfigError."""
+    """Listen and serve until a signal or the end of --while-fd. Raises ConfigError."""
     if not draft.sockets:
         raise ConfigError("nothing to listen at: give --socket PATH")
     loop = Loop(poll=draft.poll)
@@ -148,8 +149,9 @@ def _warn_of_cores(guests: int) -> None:
 
 @contextlib.contextmanager
 def _signals(loop: Loop) -> Iterator[None]:
-    """SIGINT and SIGTERM end the loop."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The signals that end a program end the loop, but for those ignored before (nohup)."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     try:
         for number in before:
             signal.signal(number, lambda _number, _frame: loop.stop())

@@ -2,17 +2,20 @@
 
 import contextlib
 import enum
+import errno
 import os
 import signal
 import sys
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
+from emu.bus.output_file import failure
 from emu.cli.chardev import CharDevice, Source
 from emu.cli.escapes import HELP, NO_MONITOR, Key
 from emu.cli.mainloop import ENDING, MainLoop, Signals
-from emu.cli.output import SerialOutput, Sink
+from emu.cli.output import FileSink, SerialOutput, Sink
 from emu.cli.pump import Port, PortPump, Pump
 from emu.cli.terminal import RawTerminal
 from emu.config import MachineConfig, Outcome, OutcomeKind
@@ -98,6 +101,9 @@ class Session:
         self.output = SerialOutput(sink, self.wake)
         self.cause: Cause | None = None
         self.signal_number = 0
+        self.lost: FileSink | None = None
+        self._moving = threading.Lock()  # held while parts tick: one that was stopped looks at no machine
+        self._is_over = False
         self.on_stop: Callable[[], None] = lambda: None
         self.make_monitor: Callable[[Callable[[bytes], None]], Console] | None = None
         self.on_break: Callable[[], None] = lambda: None
@@ -112,6 +118,17 @@ class Session:
         machine = self._machine
         if machine is not None:
             machine.stop(cause.value)
+
+    def lose(self, sink: FileSink) -> None:
+        """End the run: what was asked for cannot be written. Any thread."""
+        self.lost = sink
+        self.stop(Cause.BROKEN)
+
+    def check_output(self) -> None:
+        """After the run. Raises ConfigError where a sink took no more, unless its reader has just left."""
+        error = None if self.lost is None else self.lost.failure
+        if self.lost is not None and error is not None and error.errno not in (errno.EPIPE, errno.EIO):
+            raise failure(self.lost.name, error)
 
     def __enter__(self) -> Self:
         """From here on signals end the run, so that none comes between a machine and its disks."""
@@ -156,8 +173,10 @@ class Session:
                 self._machine = None
                 if self._com1 is not None:
                     self._com1.guest = None
-                for part in self._parts:
-                    part.stop()
+                with self._moving:
+                    self._is_over = True
+                    for part in self._parts:
+                        part.stop()
                 self.output.flush()
         if self.cause is Cause.TIMEOUT and outcome.kind is OutcomeKind.STOPPED:
             return Outcome(OutcomeKind.TIMEOUT)
@@ -165,8 +184,9 @@ class Session:
 
     def _tick(self) -> bool:
         """Main loop: left-over output, and input that waits for the guest."""
-        waiting = self._com1 is not None and self._com1.tick()
-        busy = [part.tick() for part in self._parts]
+        with self._moving:
+            waiting = self._com1 is not None and self._com1.tick()
+            busy = [not self._is_over and part.tick() for part in self._parts]
         return self.output.tick() or waiting or any(busy)
 
     def wake(self) -> None:

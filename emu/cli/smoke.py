@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TextIO
 
+from emu.bus.output_file import check_output
 from emu.cli import junit
 from emu.cli.chardev import open_device
 from emu.cli.flags import TABLE, extra_option, parse_flags
@@ -16,6 +17,7 @@ from emu.cli.options import help_text
 from emu.cli.output import Sink
 from emu.cli.run import (
     build,
+    check_reports,
     connect,
     connect_ports,
     find_image,
@@ -105,6 +107,9 @@ def run(argv: list[str], out: TextIO) -> int:
         raise ConfigError("smoke has no display and no monitor; emu run has -display and -monitor")
     if config.timeout_s is None:
         config = replace(config, timeout_s=DEFAULT_TIMEOUT_S)
+    check_reports(config)
+    if "junit" in draft.extra:
+        check_output(draft.extra["junit"])
     begun = time.monotonic()
     session, outcome, rip = _run_machine(config, judge, config.serial if draft.serials else "none", out)
     seconds = time.monotonic() - begun

@@ -104,7 +104,7 @@ def refusal(words: tuple[str, ...], file: str, capsys: pytest.CaptureFixture[str
     assert shown.err.startswith("emu: ")
     assert shown.err.count("\n") == 1
     assert shown.err.endswith("\n")
-    assert file in shown.err
+    assert file.replace("\0", "\\x00") in shown.err
     return shown.err
 
 

@@ -51,7 +51,7 @@ def test_a_serial_file_that_cannot_be_made_is_a_bad_command_line() -> None:
     shown = command("run", HELLO, "-serial", "file:/nonexistent/log")
     assert (shown.returncode, shown.stderr) == (
         2,
-        "emu: -serial: /nonexistent/log: No such file or directory\n",
+        "emu: -serial: /nonexistent/log: No such file or directory; make its folder first\n",
     )
 
 

@@ -69,7 +69,10 @@ def test_no_subcommand_is_a_bad_command_line() -> None:
             'emu: --expect: "(" is no regular expression: missing ), unterminated subpattern at position 0\n',
         ),
         (("paths", "x"), 'emu: "x": not expected; --json FILE is the only flag\n'),
-        (("paths", "--json", "/nonexistent/x"), "emu: /nonexistent/x: No such file or directory\n"),
+        (
+            ("paths", "--json", "/nonexistent/x"),
+            "emu: /nonexistent/x: No such file or directory; make its folder first\n",
+        ),
         (("images", "--jsn"), "emu: --jsn: no such flag; the nearest is -json\n"),
     ],
 )

@@ -71,7 +71,9 @@ class Registrar:
 class Rig:
     """A disk on a PCI bus, and the driver's hands."""
 
-    def __init__(self, path: Path, plane: str = "virtio", queues: int = 1) -> None:
+    def __init__(
+        self, path: Path, plane: str = "virtio", queues: int = 1, vectors: int | None = None
+    ) -> None:
         path.write_bytes(CONTENT)
         self.failures: list[BaseException] = []
         self.blk = VirtioBlk(RawImage(path, False), queues=queues)
@@ -86,7 +88,10 @@ class Rig:
         self.device = VirtioDevice(
             self.planes[plane], self.driver.memory, name="disk0", post=self.posted.append
         )
-        self.pci = VirtioPci(self.device, self.msi, bind_irqfd, on_doorbells=Doorbells(self.registrar).update)
+        doorbells = Doorbells(self.registrar)
+        self.pci = VirtioPci(
+            self.device, self.msi, bind_irqfd, vectors=vectors, on_doorbells=doorbells.update
+        )
         self.function = self.pci.function
         mmio = MmioBus(FaultLog([].append), self.failures.append)
         bus = PciBus(mmio, PioBus(FaultLog([].append), self.failures.append), [self.line] * 4)
@@ -383,6 +388,17 @@ def test_without_msix_the_pin_rises_and_reading_isr_lowers_it(rig: Rig) -> None:
     assert rig.pci.read(ISR, 1) == 1
     assert not rig.line.level
     assert rig.pci.read(ISR, 1) == 0
+
+
+def test_without_vectors_the_driver_finds_no_msix(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "disk", vectors=0)
+    assert 0x11 not in {kind for _, kind in rig.capabilities()}
+    rig.power_up(vector=NO_VECTOR, config_vector=NO_VECTOR)
+    assert rig.common(26, 2, 0) == 0
+    assert rig.common(26, 2) == NO_VECTOR
+    rig.request()
+    rig.notify()
+    assert rig.line.level
 
 
 @pytest.mark.parametrize("plane", ["virtio-iothread", "vhost"])

@@ -27,6 +27,7 @@ class CountersPage:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, PAGE)
+                os.posix_fallocate(fd, 0, PAGE)  # a store into a page without room would end the process
                 self._map = mmap.mmap(fd, PAGE)
             finally:
                 os.close(fd)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from emu.bus.costs import Costs
+from emu.bus.output_file import failure, open_output
 from emu.devices.net.types import Buffers, NetBackend, Offload
 from emu.errors import ConfigError
 
@@ -38,11 +39,13 @@ class PcapFile:
         self.costs = Costs()
         self._fd = -1
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            self._fd = open_output(path, 0o644)
             os.write(self._fd, FILE_HEADER.pack(MAGIC, 2, 4, 0, 0, max_length, ETHERNET))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         except OSError as error:
             self.close()
-            raise ConfigError(f"{where}: {path}: {error.strerror}") from error
+            raise ConfigError(f"{where}: {failure(path, error)}") from None
 
     def write(self, frame: Buffers) -> None:
         """One frame, now."""

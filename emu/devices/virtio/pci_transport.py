@@ -77,8 +77,9 @@ class VirtioPci:
         self.on_doorbells = on_doorbells
         self._msi, self._bind_irqfd = msi, bind_irqfd
         queues = len(device.kicks)
-        self.msix = MsixTable(queues + 1 if vectors is None else vectors, msi)
-        self.common = CommonConfig(device, self.msix.vectors, self._vector_changed)
+        count = queues + 1 if vectors is None else vectors
+        self.msix = MsixTable(count or 1, msi)
+        self.common = CommonConfig(device, count, self._vector_changed)
         self._kicks: tuple[EventFd, ...] = ()  # empty while the device does not run
         self._by_hand = False
         self._isr = 0
@@ -100,7 +101,8 @@ class VirtioPci:
             ),
             intx_pin=1,
         )
-        self.msix.attach(self.function, MSIX_BAR)
+        if count:  # without, the driver finds no MSI-X and takes the interrupt pin
+            self.msix.attach(self.function, MSIX_BAR)
         self.msix.on_change = self._route_changed
         self._add_capabilities(queues)
         self.function.on_reset.append(self.reset)
