@@ -25,12 +25,8 @@ class Ports:
     ) -> None:
         self._context, self._paging, self._events = context, paging, events
         self._slices, self._replay = slices, replay
-        self._refused: int | None = None
-
-    def take_refused(self) -> int | None:
+        self.refused: int | None = None
         """Where an instruction stands that had no right to its port and has ended the slice."""
-        refused, self._refused = self._refused, None
-        return refused
 
     def make_read(self, hooks: EngineHooks) -> Callable[[int, int, int, int], int]:
         """The callback for IN and INS."""
@@ -65,7 +61,7 @@ class Ports:
         context.load()
         allowed = self._events.may_use_port(port, width)
         if not allowed:
-            self._refused = context.state.rip.value
+            self.refused = context.state.rip.value
             self._slices.end()
         return allowed
 

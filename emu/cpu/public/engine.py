@@ -163,6 +163,7 @@ class PublicEngine:
     def execute(self) -> None:
         """Run until HLT, a stop or a shutdown. Raises EngineError."""
         self._halted = False
+        self._slices.own()
         signals, look = self.signals, self._deadline.look
         while not self._halted:
             if self._flush:
@@ -217,16 +218,17 @@ class PublicEngine:
 
     def _run_slice(self, count: int) -> None:
         """Run `count` instructions, and to its end the one that a device's stop left half done."""
+        slices, ports = self._slices, self._ports
         while True:
-            status = self._slices.run(count)
-            refused = self._ports.take_refused()
-            if refused is not None:
-                self._traps.fault(GP, refused)
+            status = slices.run(count)
+            if ports.refused is not None:
+                self._traps.fault(GP, ports.refused)
+                ports.refused = None
                 return
             if status:
                 self._fetch_failed(status)
                 return
-            if not self._slices.is_half_done():
+            if slices.ended_at is None or not slices.is_half_done():
                 return
             self._replay.begin()
             count = 1

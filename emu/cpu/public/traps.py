@@ -10,14 +10,14 @@ from typing import Final
 from emu.cpu.control_block import EXIT, EXIT_HLT
 from emu.cpu.engine import EngineHooks
 from emu.cpu.intercepted import Intercepted, make_cpuid
-from emu.cpu.layout import CS, HF_INHIBIT, RAX, RCX, RDX, RSP
+from emu.cpu.layout import CS, EFLAGS_IF, HF_INHIBIT, RAX, RCX, RDX, RSP, VM
 from emu.cpu.msr import MASK64
 from emu.cpu.public.context import Context
 from emu.cpu.public.events import GP, UD, Events
 from emu.cpu.public.paging import Paging
 
 _R11: Final = 11
-_IF, _RF, _VM, _SCE = 0x200, 0x1_0000, 0x2_0000, 1
+_RF, _SCE = 1 << 16, 1
 _ONE_BYTE: Final = {1: b"\xf1", 3: b"\xcc", 4: b"\xce"}
 """INT1, INT3, INTO: vector to opcode."""
 
@@ -123,7 +123,7 @@ class Traps:
         if not selector & 0xFFFC:
             self._raise(GP, 0)
         else:
-            cpu.set_rflags(self._context.rflags() & ~(_IF | _RF | _VM))
+            cpu.set_rflags(self._context.rflags() & ~(EFLAGS_IF | _RF | VM))
             self._events.enter_flat(selector, code64=cpu.is_long)
             cpu.regs[RSP], cpu.rip.value = cpu.sysenter_esp.value, cpu.sysenter_eip.value
         cpu.rip.value -= 2
