@@ -1,5 +1,6 @@
 """A machine's disks: the images behind `-drive`, opened once, and who takes them."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ class Disks:
         from emu.devices.block.open import open_image  # noqa: PLC0415 - a tiny guest has no disk
 
         read_only = drive.read_only or drive.media == "cdrom"
+        if drive.media == "cdrom" and not os.path.exists(drive.file):  # noqa: PTH110 - pathlib costs 5 ms of start
+            raise ConfigError(f"{drive.file}: no such file; give an ISO image")
         backend = open_image(drive.file, drive.format, read_only, drive.snapshot and not read_only)
         self._machine.on_close.append(backend.close)
         if drive.media == "cdrom":

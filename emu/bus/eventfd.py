@@ -15,7 +15,7 @@ class EventFd:
     __slots__ = ("fd", "name", "signal")
 
     def __init__(self, name: str = "event") -> None:
-        self.name = name
+        self.name, self.fd = name, -1  # to close where there is no descriptor left
         self.fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.signal: Callable[[], None] = self.write
         """Tell the other side: the bound consumer, else one added to the counter."""

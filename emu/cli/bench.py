@@ -61,12 +61,26 @@ def run(argv: list[str], out: TextIO) -> int:
         raise ConfigError("-initrd needs -kernel FILE")
     if draft.json not in (None, "-"):
         check_output(draft.json)
+    if draft.kernel is not None:
+        _check_kernel(draft.kernel, draft.initrd)
     report = BENCHES[draft.what](draft)
     if draft.json is not None:
         write_json(draft.json, {"schema": 1, "bench": draft.what, **report.document}, out)
     if draft.json != "-":
         print_table(draft.what, report, out)
     return 0
+
+
+def _check_kernel(kernel: str, initrd: str | None) -> None:
+    """Say so before anything is measured. Raises ConfigError."""
+    from emu.boot.image_file import ImageFile  # noqa: PLC0415 - for one benchmark only
+    from emu.boot.recognise import recognise  # noqa: PLC0415 - as above
+
+    found = recognise(kernel)
+    if not found.bootable:
+        raise ConfigError(f"{kernel}: {found.description}")
+    if initrd is not None:
+        ImageFile(initrd).close()
 
 
 def _set_what(draft: Draft, word: str) -> None:

@@ -1,6 +1,7 @@
 """The command `emu`: finds the subcommand, and turns every error into one line and an exit status."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -113,6 +114,8 @@ def _tell(error: Exception) -> int:
         status = BAD_COMMAND_LINE if isinstance(error, ConfigError) else INTERNAL
     elif isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        text = f"{error.strerror}; raise the limit (ulimit -n)"
     elif isinstance(error, OSError) and error.errno in FAILURES:
         from emu.bus.output_file import failure  # noqa: PLC0415 - once, at the end
 

@@ -116,7 +116,10 @@ def serve(draft: ServeDraft, make: Callable[[Loop], Served], out: TextIO) -> int
         for path, open_device in zip(draft.sockets, served.devices, strict=True):
             undo.callback(Endpoint(loop, path, open_device).close)
         if draft.while_fd is not None:
-            loop.watch(draft.while_fd, _end_with(loop, draft.while_fd))
+            try:
+                loop.watch(draft.while_fd, _end_with(loop, draft.while_fd))
+            except PermissionError:  # epoll's word for a file
+                raise ConfigError(f"--while-fd {draft.while_fd}: a file; give a pipe or a socket") from None
         if draft.poll:
             _warn_of_cores(len(draft.sockets))
         undo.enter_context(_signals(loop))

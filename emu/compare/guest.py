@@ -73,8 +73,8 @@ class Report:
 
 def main() -> None:
     """Do one job."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the parent, who ends this process
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     line = sys.stdin.readline()
     if not line:
         return  # the parent has ended already

@@ -254,3 +254,66 @@ def test_a_part_that_was_stopped_does_not_look_again() -> None:
         session.output.insert(b"the same tick hands this out")
         assert told.heard.wait(20)
     assert part.ticks == part.stopped_at
+
+
+def test_too_few_descriptors_are_told(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(4096))
+    shell = (
+        f"ulimit -n 10; exec '{sys.executable}' -m emu run {HELLO} {' '.join(NET)} -hda {disk} -display none"
+    )
+    shown = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    assert_one_line(shown, "Too many open files")
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "a benchmark's kernel": (("bench", "boot", "-kernel", "/nowhere"), "/nowhere: cannot be read: No "),
+    "a benchmark's initrd": (("bench", "boot", "-kernel", HELLO, "-initrd", "/"), "/: cannot be read: "),
+    "a disc": (("run", "-cdrom", "/nowhere"), "/nowhere: no such file; give an ISO image"),
+    "a pipe to wait for": (
+        ("serve", "vhost-user-net", "--socket", "SOCKET", "--while-fd", "0"),
+        "--while-fd 0: a file; give a pipe or a socket",
+    ),
+    "a server": (("run", HELLO, "-serial", "unix:SOCKET"), "start the server first, or add server=on"),
+    "a place on the host": (("run", HELLO, "-chardev", "file,id=c,path="), "path= belongs to the backends"),
+    "an image": (("run", ""), '"" names no IMAGE'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_there_is_told_at_once(name: str, tmp_path: Path) -> None:
+    words, said = REFUSED[name]
+    assert_one_line(run(words, tmp_path, ""), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_for_compare_not_for_its_guests(tmp_path: Path) -> None:
+    """A terminal sends it to the whole group of processes."""
+    words = [
+        sys.executable,
+        "-m",
+        "emu",
+        "compare",
+        "--vms",
+        "2",
+        "--paths",
+        "virtio",
+        "--count",
+        "100000000",
+    ]
+    with subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:
+        assert process.stderr is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        while len(children.read_text().split()) < 2 and time.monotonic() < deadline:
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.read() == "emu: compare: ended by SIGINT\n"
+        assert process.wait(60) == 130
+    assert list(tmp_path.iterdir()) == []
