@@ -1,10 +1,12 @@
 """Checksums and segmentation in software, against a second way to compute them."""
 
+import platform
 import struct
 
 import pytest
 
-from emu.devices.net.checksum import checksum, word_sum
+from emu.devices.net import native_sum
+from emu.devices.net.checksum import SHORT, checksum, python_sum, word_sum
 from emu.devices.net.offload import MAX_SEGMENTS, FrameError, checked, finish, finish_whole
 from emu.devices.net.types import Offload
 from emu.devices.virtio.spec import NET_GSO_ECN, NET_GSO_TCPV4, NET_GSO_TCPV6
@@ -76,6 +78,22 @@ def pieces(frame: bytes) -> list[memoryview]:
 def test_the_sum_is_that_of_words(data: bytes) -> None:
     assert word_sum(data) % 0xFFFF == sum16(data) % 0xFFFF
     assert checksum(data) == (internet(data) or 0xFFFF)
+
+
+@pytest.mark.parametrize("length", [*range(1, 2 * 64 + 9), SHORT - 1, SHORT, 4095, 4096, 4097, 65550])
+@pytest.mark.parametrize("fill", [b"\xff", bytes((i * 7 ^ i >> 3) & 0xFF for i in range(251))])
+def test_both_ways_to_sum_agree_at_any_length_and_place(length: int, fill: bytes) -> None:
+    data = (fill * (length // len(fill) + 2))[: length + 1]
+    ways = [way for way in (python_sum, word_sum, native_sum.load()) if way is not None]
+    for begin in (0, 1):
+        piece = data[begin : begin + length]
+        kinds = (piece, bytearray(piece), memoryview(data)[begin : begin + length])
+        assert {way(each) % 0xFFFF for way in ways for each in kinds} == {sum16(piece) % 0xFFFF}
+
+
+def test_the_hosts_of_this_project_sum_in_machine_code() -> None:
+    found = native_sum.load()
+    assert (found is not None) == (platform.machine() == "x86_64")
 
 
 @pytest.mark.parametrize("version", [4, 6])
