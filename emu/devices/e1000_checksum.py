@@ -13,18 +13,16 @@ from emu.devices.e1000_spec import (
 )
 from emu.devices.net.checksum import word_sum
 from emu.devices.net.types import Frame
+from emu.devices.net.verify import HEADER, IP, TCP, UDP, ipv4_end
 
 PCSS: Final = 0xFF
-IP: Final = 14
-IPV4, TCP, UDP = 0x0800, 6, 17
 CSUM_OFFSET: Final = {TCP: 16, UDP: 6}
-HEADER: Final = {TCP: 20, UDP: 8}
 
 
 def receive_checksums(frame: Frame, rxcsum: int) -> int:
     """Packet checksum, status and errors of a receive descriptor, at their places in its second word."""
     start = rxcsum & PCSS
-    end = _ip_end(frame) if rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD) else 0
+    end = ipv4_end(frame) if rxcsum & (RXCSUM_IPOFLD | RXCSUM_TUOFLD) else 0
     if not end:
         return (word_sum(frame[start:]) ^ 0xFFFF) << 16 | RXD_IXSM << 32
     body = IP + (frame[IP] & 15) * 4
@@ -37,15 +35,6 @@ def receive_checksums(frame: Frame, rxcsum: int) -> int:
     if rxcsum & RXCSUM_TUOFLD:
         status |= _transport_status(frame, body, end, payload)
     return (packet ^ 0xFFFF) << 16 | status << 32
-
-
-def _ip_end(frame: Frame) -> int:
-    """Where an IPv4 packet ends in its frame, or 0 if there is none that is whole."""
-    if len(frame) < IP + 20 or frame[12] << 8 | frame[13] != IPV4 or frame[IP] >> 4 != 4:
-        return 0
-    header = (frame[IP] & 15) * 4
-    end = IP + (frame[IP + 2] << 8 | frame[IP + 3])
-    return end if header >= 20 and IP + header <= end <= len(frame) else 0
 
 
 def _ip_status(frame: Frame, body: int) -> int:

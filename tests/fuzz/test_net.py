@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from emu.devices.net.offload import MAX_HEADERS, MAX_SEGMENTS, FrameError, checked, finish
 from emu.devices.net.stream import StreamPeer
 from emu.devices.net.types import MAX_FRAME, MIN_FRAME, Offload
+from emu.devices.net.verify import is_right
 from emu.devices.virtio.net import VirtioNet
 from emu.devices.virtio.net_queues import HEADER, NetQueues
 from emu.devices.virtio.spec import F_VERSION_1, NET_F_MRG_RXBUF
@@ -38,6 +39,15 @@ def patched(data: bytes, patches: list[tuple[int, int]]) -> bytes:
     for at, value in patches:
         made[at] = value
     return bytes(made)
+
+
+@settings(max_examples=300, deadline=None)
+@given(patches=PATCHES, cut=st.integers(0, 80), junk=st.binary(min_size=MIN_FRAME, max_size=100))
+def test_any_frame_of_a_peer_is_judged(patches: list[tuple[int, int]], cut: int, junk: bytes) -> None:
+    frame = patched(LARGE, patches)
+    assert is_right(frame) in (False, True)
+    is_right(frame[: MIN_FRAME + cut])
+    is_right(junk)
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,13 +12,13 @@ import pytest
 
 from emu.devices.net.dump import Dumped, PcapFile
 from emu.devices.net.link import Connecting, Listening, StreamLink, Timer, connected
-from emu.devices.net.stream import LENGTH_BYTES, StreamPeer
-from emu.devices.net.types import MAX_FRAME, Offload
-from emu.devices.virtio.spec import NET_GSO_TCPV4
+from emu.devices.net.stream import LENGTH_BYTES, WORTH_VERIFYING, StreamPeer
+from emu.devices.net.types import CHECKED, MAX_FRAME, Offload
+from emu.devices.virtio.spec import NET_F_GUEST_CSUM, NET_GSO_TCPV4
 from emu.errors import ConfigError
 from emu.testing.e1000_driver import Cable
 from tests.serve_lab import open_fds
-from tests.unit.test_net_offload import LARGE
+from tests.unit.test_net_offload import LARGE, tcp_packet
 
 LIMIT_S = 10.0
 
@@ -113,6 +113,32 @@ def test_a_length_that_is_none_ends_the_connection(pair: Pair, length: int) -> N
     assert pair.link == [False], "said once"
 
 
+def lefts(backend: StreamPeer | StreamLink) -> list[Offload | None]:
+    """What is left to do on each frame that has come."""
+    found = []
+    while backend.receive() is not None:
+        found.append(backend.left)
+    return found
+
+
+RIGHT = tcp_packet(4, bytes(i & 0xFF for i in range(WORTH_VERIFYING)))
+WRONG = RIGHT[:-1] + bytes((RIGHT[-1] ^ 1,))
+SHORT = tcp_packet(4, bytes(100))
+FOUR = b"".join(map(framed, (RIGHT, WRONG, SHORT, RIGHT)))
+
+
+def test_the_driver_is_told_of_long_packets_that_are_right_where_it_listens(pair: Pair) -> None:
+    assert pair.peer.guest_features == NET_F_GUEST_CSUM
+    for features, wanted in (
+        (0, [None, None, None, None]),
+        (NET_F_GUEST_CSUM, [CHECKED, None, None, CHECKED]),
+        (0, [None, None, None, None]),
+    ):
+        pair.peer.accept(features)
+        pair.far.sendall(FOUR)
+        assert lefts(pair.peer) == wanted
+
+
 def test_an_end_that_leaves_within_a_frame_pulls_the_cable(pair: Pair) -> None:
     pair.far.sendall(framed(frame(60))[:30])
     assert received(pair.peer) == []
@@ -184,6 +210,30 @@ def test_one_end_after_the_other_is_served(tmp_path: Path, kind: str) -> None:
             assert states == [True, False] * (turn + 1)
         assert link.costs.bytes_copied == 3 * 130
     assert not Path(path).exists()
+
+
+def test_what_the_driver_accepted_holds_for_each_end_that_comes() -> None:
+    listening = Listening(("127.0.0.1", 0), "-netdev")
+    link, _ = a_link(listening)
+    with closing(link):
+        assert link.guest_features == NET_F_GUEST_CSUM
+        for features, wanted in ((NET_F_GUEST_CSUM, CHECKED), (0, None)):
+            link.accept(features)
+            assert link.left is None
+            with connected(listening.address, "test") as far:
+                while not link.link_up:
+                    ready(link)
+                    assert link.receive() is None
+                far.sendall(framed(RIGHT))
+                ready(link)
+                assert lefts(link) == [wanted]
+                link.accept(features ^ NET_F_GUEST_CSUM)
+                far.sendall(framed(RIGHT))
+                ready(link)
+                assert lefts(link) == [CHECKED if wanted is None else None]
+                link.accept(features)
+            ready(link)
+            assert received(link) == []
 
 
 def test_a_second_end_waits_until_the_first_has_left() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from emu.devices.net.types import MAX_FRAME, Offload
+from emu.devices.net.types import CHECKED, MAX_FRAME, Offload
 from emu.devices.virtio.net import MAX_PAIRS, VirtioNet
 from emu.devices.virtio.net_queues import MOST_WAITING, NetQueues, Turn
 from emu.devices.virtio.spec import (
@@ -184,6 +184,17 @@ def test_a_frame_is_received_however_the_buffer_is_cut(parts: Sequence[int]) -> 
     assert card.kicked == [0]
     assert card.receive() == [RECEIVED + frame(1000)]
     assert card.net.costs.bytes_copied == 1000
+
+
+@pytest.mark.parametrize("length", [1000, 3000])
+def test_the_driver_hears_of_a_checksum_that_was_found_right(length: int) -> None:
+    card = Card()
+    card.cable.left = CHECKED
+    for _ in range(2):
+        card.rx.add(1600)
+    card.cable.offer(frame(length))
+    buffers = 1 + (length > 1588)
+    assert b"".join(card.receive()) == b"\x02" + bytes(9) + bytes((buffers, 0)) + frame(length)
 
 
 def test_a_frame_lies_in_several_buffers_and_says_in_how_many() -> None:

@@ -44,8 +44,7 @@ class Meeting(Protocol):
 class StreamLink:
     """A `NetBackend`. `dropped` counts frames that nobody was there for, and those without room."""
 
-    guest_features = 0
-    left: Offload | None = None
+    guest_features = StreamPeer.guest_features
 
     def __init__(self, meeting: Meeting, name: str) -> None:
         self.name, self._meeting = name, meeting
@@ -55,6 +54,7 @@ class StreamLink:
         self.fd: int | None = self._epoll.fileno()
         self._peer: StreamPeer | None = None
         self._gone, self._dropped = Costs(), 0
+        self._accepted = 0
         meeting.watch(self._epoll)
 
     @property
@@ -72,8 +72,16 @@ class StreamLink:
         """See `NetBackend`."""
         return self._peer is not None
 
+    @property
+    def left(self) -> Offload | None:
+        """See `NetBackend`."""
+        return None if self._peer is None else self._peer.left
+
     def accept(self, features: int) -> None:
-        """Every frame is finished here."""
+        """See `NetBackend`."""
+        self._accepted = features
+        if self._peer is not None:
+            self._peer.accept(features)
 
     def send(self, frame: Buffers, offload: Offload | None = None) -> None:
         """See `NetBackend`."""
@@ -94,6 +102,7 @@ class StreamLink:
             return
         self._peer = peer = StreamPeer(sock, self.name, patience_ms=PATIENCE_MS)
         peer.on_link = self._parted
+        peer.accept(self._accepted)
         assert peer.fd is not None
         self._epoll.register(peer.fd, select.EPOLLIN)
         log.info("%s: the other end is there", self.name)

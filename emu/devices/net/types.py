@@ -23,7 +23,8 @@ class Offload(NamedTuple):
 
     The checksum over the bytes from `csum_start` is to be stored at `csum_start + csum_offset`, where
     `needs_csum`. With a `gso_type` the frame is to be cut into segments of `gso_size` bytes of payload, each
-    behind a copy of its first `hdr_len` bytes.
+    behind a copy of its first `hdr_len` bytes. On the way to the driver `data_valid` says that a checksum was
+    looked at and is right.
     """
 
     needs_csum: bool = False
@@ -32,6 +33,11 @@ class Offload(NamedTuple):
     gso_type: int = 0
     gso_size: int = 0
     hdr_len: int = 0
+    data_valid: bool = False
+
+
+CHECKED: Final = Offload(data_valid=True)
+"""Nothing is left to do on a frame whose checksum was found right."""
 
 
 class NetBackend(Protocol):

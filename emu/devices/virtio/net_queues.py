@@ -16,6 +16,7 @@ from emu.devices.virtio.spec import (
     F_VERSION_1,
     NET_F_MRG_RXBUF,
     NET_GSO_NONE,
+    NET_HDR_F_DATA_VALID,
     NET_HDR_F_NEEDS_CSUM,
     NET_HDR_SIZE,
     NET_HDR_SIZE_LEGACY,
@@ -252,6 +253,7 @@ def _offload(head: bytes) -> Offload | None:
 def _header(left: Offload) -> bytes:
     """The header of a frame in one buffer on which that is left to do."""
     flags = NET_HDR_F_NEEDS_CSUM if left.needs_csum else 0
+    flags |= NET_HDR_F_DATA_VALID if left.data_valid else 0
     return HEADER.pack(
         flags, left.gso_type, left.hdr_len, left.gso_size, left.csum_start, left.csum_offset, 1
     )
