@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from emu.devices.virtio.char_port import CharPort
     from emu.kernel.call_events import CallEvents
     from emu.kernel.listener import Listener
+    from emu.kernel.sources import Sources
 
 
 class LocalApic(InterruptController, Protocol):
@@ -170,6 +171,13 @@ class Machine:
         self.ledger.add_costs(made.costs)
         self.vcpu.wait_halted = made.wait
         return made
+
+    @functools.cached_property
+    def sources(self) -> "Sources":
+        """What brings devices frames; made when first needed."""
+        from emu.kernel.sources import Sources  # noqa: PLC0415 - as above
+
+        return Sources(self.call_events, self.clock)
 
     def power_on(self, apic: LocalApic, engine: EngineChoice = "auto") -> None:
         """Make the CPU, once all windows are mapped; the guest's time starts."""

@@ -141,7 +141,7 @@ def plane_here(
     if iothread is not None:
         machine.shares_core = True
         return iothread_plane(service, vcpu.fail, iothread, vcpu.forget_stale_code)
-    return inline_plane(service, machine.post, machine.listener if service.sources else None)
+    return inline_plane(service, machine.post, machine.sources if service.sources else None)
 
 
 def slot_of(pci: PciBus, name: str, address: str | None) -> int:

@@ -52,8 +52,10 @@ class QueueRunner:
         self._barrier, self.index, self._report = barrier, index, report
         self._broken = False
 
-    def run(self, looks: int) -> bool:
+    def run(self, looks: int, quiet: bool = False) -> bool:
         """Serve what is waiting, in at most `looks` looks at the ring; True where more is waiting.
+
+        `quiet`: the interrupt waits for `remind`, or for the next run that is not.
 
         False means: after the doorbell had been armed the ring was empty, or held no more than what the drain
         took nothing of (it waits for the host, or for more chains). Whoever adds a chain kicks, and whoever
@@ -72,7 +74,7 @@ class QueueRunner:
             if served := drain(SNAPSHOT):
                 armed_at = -1
                 self.costs.requests += served
-                if queue.needs_interrupt():
+                if not quiet and queue.needs_interrupt():
                     self.interrupt()
                 if avail[AVAIL_IDX] != queue.last_avail:
                     continue
@@ -88,6 +90,11 @@ class QueueRunner:
             if avail[AVAIL_IDX] == queue.last_avail or (not served and avail[AVAIL_IDX] == seen):
                 return False
         return True
+
+    def remind(self) -> None:
+        """Send the interrupt that has waited, where the driver still wishes for it."""
+        if self.queue.needs_interrupt():
+            self.interrupt()
 
     def poll(self) -> int:
         """Serve what is waiting and never ask for a doorbell; return how many. Raises DriverError.

@@ -7,7 +7,7 @@ from emu.bus.costs import Costs
 from emu.dataplanes.runner import QueueRunner
 from emu.devices.virtio.types import DataPlane, Drain, Post, Service
 
-__all__ = ["DataPlane", "Drain", "Placement", "Post", "Service", "Watcher"]
+__all__ = ["DataPlane", "Drain", "Placement", "Post", "Service", "Sources", "Watcher"]
 
 
 class Placement(Protocol):
@@ -48,3 +48,19 @@ class Watcher(Protocol):
 
     def unwatch(self, fd: int, /) -> None:
         """Call no more; returns when no call for it is running."""
+
+
+class Sources(Protocol):
+    """Who waits for what the host has for a device; see `emu.kernel.sources`. vCPU thread."""
+
+    def watch(self, fd: int, call: Callable[[], None], ended: Callable[[], None], /) -> None:
+        """Call, on any thread, when `fd` becomes readable, unless it is held back.
+
+        `ended` is called when it is held back no more.
+        """
+
+    def unwatch(self, fd: int, /) -> None:
+        """Call no more; returns when no call for it is running."""
+
+    def rung(self, fd: int, /) -> bool:
+        """The guest rings the device: True where the caller is to look at `fd`, which is held back."""

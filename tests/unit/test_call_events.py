@@ -116,6 +116,43 @@ def test_each_signal_is_heard_once_however_the_cpu_halts_and_runs(rig: Rig) -> N
     assert len(rig.threads) == total
 
 
+def test_an_event_that_is_held_back_is_heard_when_it_is_released(rig: Rig) -> None:
+    ended: list[int] = []
+    rig.events.hold(rig.call.fd, lambda: ended.append(1))
+    assert rig.events.holds(rig.call.fd)
+    rig.call.write()
+    other, heard = EventFd("other"), threading.Semaphore(0)
+    rig.events.watch(other.fd, heard.release)
+    other.write()
+    assert heard.acquire(timeout=LIMIT_S)
+    assert (rig.threads, ended) == ([], [])
+    rig.events.release(rig.call.fd)
+    assert rig.called.acquire(timeout=LIMIT_S)
+    assert (ended, rig.events.holds(rig.call.fd)) == ([1], False)
+    rig.call.write()
+    assert rig.called.acquire(timeout=LIMIT_S)
+
+
+def test_a_cpu_that_halts_releases_what_is_held_back_and_looks_again_before_it_sleeps(rig: Rig) -> None:
+    ended: list[int] = []
+    rig.events.hold(rig.call.fd, lambda: ended.append(rig.events.halts))
+    assert rig.events.wait() == 1
+    assert (ended, rig.events.holds(rig.call.fd)) == ([1], False)
+    rig.call.write()
+    while not rig.called.acquire(blocking=False):
+        rig.halt()
+    assert rig.events.halts >= 1
+    assert ended == [1]
+
+
+def test_what_is_held_back_is_forgotten_with_its_event(rig: Rig) -> None:
+    rig.events.hold(rig.call.fd, lambda: pytest.fail("it is gone"))
+    rig.events.unwatch(rig.call.fd)
+    assert not rig.events.holds(rig.call.fd)
+    rig.wake.write()
+    assert rig.events.wait() == 4
+
+
 def test_nothing_is_called_any_more_after_unwatch(rig: Rig) -> None:
     rig.events.unwatch(rig.call.fd)
     rig.events.unwatch(rig.call.fd)
