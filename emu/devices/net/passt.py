@@ -32,6 +32,8 @@ class Passt(StreamPeer):
         program = shutil.which("passt")
         if program is None:
             raise ConfigError(f"{name}: passt is not installed; install the package passt")
+        for kind, port, _ in forwards:
+            check_port(name, kind, port)
         ours, theirs = socket.socketpair()
         enlarge(theirs)
         words = [program, "--foreground", "--quiet", "--fd", str(theirs.fileno()), "--mtu", str(MTU)]
@@ -71,6 +73,18 @@ class Passt(StreamPeer):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def check_port(name: str, kind: str, port: int) -> None:
+    """passt says nothing of a host's port that it cannot have. Raises ConfigError, which does."""
+    tcp = kind == "tcp"
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as probe:
+        if tcp:  # connections that have ended are no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ConfigError(f"{name}: hostfwd={kind}::{port}: {error.strerror}; try another port") from None
 
 
 def unpadded(frame: bytes) -> bytes:
