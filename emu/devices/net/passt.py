@@ -76,7 +76,7 @@ class Passt(StreamPeer):
 
 
 def check_port(name: str, kind: str, port: int) -> None:
-    """passt says nothing of a host's port that it cannot have. Raises ConfigError, which does."""
+    """Raise ConfigError for a port of the host that cannot be had: passt says nothing of it."""
     tcp = kind == "tcp"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as probe:
         if tcp:  # connections that have ended are no obstacle
