@@ -216,7 +216,7 @@ def test_a_socket_that_cannot_be_had_is_one_line(echo: str, tmp_path: Path) -> N
         with pytest.raises(BlockingIOError):  # asking did not disturb it
             busy.accept()
     told = refused(echo, "-serial", f"unix:{path}")
-    assert told == f"emu: -serial: {path}: nobody listens there\n"
+    assert told == f"emu: -serial: {path}: nobody listens there; start the server first, or add server=on\n"
     told = refused(echo, "-serial", f"unix:{tmp_path}/none/s,server=on,wait=off")
     assert told == f"emu: -serial: {tmp_path}/none/s: No such file or directory\n"
     told = refused(echo, "-serial", f"unix:{echo},server=on,wait=off")
@@ -225,7 +225,7 @@ def test_a_socket_that_cannot_be_had_is_one_line(echo: str, tmp_path: Path) -> N
     assert refused(echo, "-serial", f"unix:{long}").startswith(f"emu: -serial: {long}: ")
     serial = ("-device", "virtio-serial-pci", "-device", "virtconsole,chardev=c")
     told = refused(echo, *serial, "-chardev", f"file,id=c,path={tmp_path}/none/f")
-    assert told == f"emu: -chardev c: {tmp_path}/none/f: No such file or directory\n"
+    assert told == f"emu: -chardev c: {tmp_path}/none/f: No such file or directory; make its folder first\n"
 
 
 def test_a_socket_left_behind_gives_way(echo: str, tmp_path: Path, guests: list[Guest]) -> None:
