@@ -29,7 +29,8 @@ class ListeningSocket:
             self.sock.setblocking(False)
         except OSError as error:
             self.sock.close()
-            raise ConfigError(f"{where}: {error.strerror}") from error
+            advice = "; make its folder first" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+            raise ConfigError(f"{where}: {error.strerror}{advice}") from error
         except BaseException:
             self.sock.close()
             raise

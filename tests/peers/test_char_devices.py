@@ -218,7 +218,7 @@ def test_a_socket_that_cannot_be_had_is_one_line(echo: str, tmp_path: Path) -> N
     told = refused(echo, "-serial", f"unix:{path}")
     assert told == f"emu: -serial: {path}: nobody listens there; start the server first, or add server=on\n"
     told = refused(echo, "-serial", f"unix:{tmp_path}/none/s,server=on,wait=off")
-    assert told == f"emu: -serial: {tmp_path}/none/s: No such file or directory\n"
+    assert told == f"emu: -serial: {tmp_path}/none/s: No such file or directory; make its folder first\n"
     told = refused(echo, "-serial", f"unix:{echo},server=on,wait=off")
     assert told == f"emu: -serial: {echo}: it exists and is no socket; try another path\n"
     long = f"{tmp_path}/{'s' * 120}"

@@ -297,13 +297,27 @@ def test_a_link_releases_its_descriptors() -> None:
     assert open_fds() == before
 
 
+def test_a_path_where_somebody_listens_is_left_to_them(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    first = Listening(path, "-netdev")
+    with pytest.raises(ConfigError, match=f"^-netdev: {path}: another process listens there"):
+        Listening(path, "-netdev")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(path)
+        met = first.meet()
+        assert met is not None
+        met.close()
+    first.close()
+    assert not Path(path).exists()
+
+
 def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"^-netdev: {tmp_path}/no/s: No such file or directory"):
         Listening(f"{tmp_path}/no/s", "-netdev")
     with pytest.raises(ConfigError, match=f"^-netdev: {tmp_path}/s: No such file"):
         connected(f"{tmp_path}/s", "-netdev")
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(ConfigError, match="Address already in use"):
+    with pytest.raises(ConfigError, match="it exists and is no socket; try another path"):
         Listening(str(tmp_path / "file"), "-netdev")
     assert (tmp_path / "file").read_text() == "kept"
     with pytest.raises(ConfigError, match=r"^-netdev: host\.invalid:1: "):

@@ -4,22 +4,20 @@ The cable is plugged in while somebody is there. Nothing here waits: one descrip
 readable when there is something to do, and `receive` does it.
 """
 
-import contextlib
 import ctypes
 import errno
 import logging
 import os
 import select
 import socket
-import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, Protocol
 
 from emu.bus.costs import Costs
 from emu.devices.net.stream import PATIENCE_MS, StreamPeer
 from emu.devices.net.types import Buffers, Offload
 from emu.errors import ConfigError
+from emu.listening import ListeningSocket
 
 log = logging.getLogger("emu.net")
 
@@ -134,37 +132,23 @@ class StreamLink:
 class Listening:
     """Waits for one connection after the other. Raises ConfigError.
 
-    A socket file that is in the way is replaced, as QEMU does it; it is removed with the link.
+    A socket file that a dead process left behind is replaced; ours is removed with the link.
     """
 
     def __init__(self, address: Address, where: str) -> None:
         self._epoll: select.epoll | None = None
-        self._path = address if isinstance(address, str) else None
-        try:
-            self._socket = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                self._bind(address)
-            except BaseException:
-                self._socket.close()
-                raise
-        except OSError as error:
-            raise ConfigError(f"{where}: {shown(address)}: {_reason(error)}") from error
-
-    def _bind(self, address: Address) -> None:
+        self._file: ListeningSocket | None = None
+        place = f"{where}: {shown(address)}"
         if isinstance(address, str):
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISSOCK(Path(address).stat().st_mode):
-                    Path(address).unlink()
+            self._file = ListeningSocket(address, place)
+            self._socket = self._file.sock
         else:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
-        self._socket.listen(1)
-        self._socket.setblocking(False)
+            self._socket = _listening_at(address, place)
 
     @property
     def address(self) -> Address:
         """Where it listens."""
-        found: Address = self._socket.getsockname()[:2] if self._path is None else self._path
+        found: Address = self._socket.getsockname()[:2] if self._file is None else self._file.path
         return found
 
     def watch(self, epoll: select.epoll) -> None:
@@ -184,9 +168,26 @@ class Listening:
 
     def close(self) -> None:
         """See `Meeting`."""
-        self._socket.close()
-        if self._path is not None:
-            Path(self._path).unlink(missing_ok=True)
+        if self._file is None:
+            self._socket.close()
+        else:
+            self._file.close()
+
+
+def _listening_at(address: tuple[str, int], place: str) -> socket.socket:
+    """A TCP listener that does not wait. Raises ConfigError, which begins with `place`."""
+    made = None
+    try:
+        made = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(1)
+        made.setblocking(False)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        raise ConfigError(f"{place}: {_reason(error)}") from error
+    return made
 
 
 class Connecting:
