@@ -318,7 +318,7 @@ def test_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path, disk: RawIm
     ("name", "fault"),
     [
         ("file", "it exists and is no socket; try another path"),
-        ("none/s", "No such file or directory"),
+        ("none/s", "No such file or directory; make its folder first"),
         ("x" * 200, "longer than 107 bytes; try a shorter path"),
     ],
 )
