@@ -15,7 +15,7 @@ LIMIT: Final = 1 << 30
 """Unpacked bytes that no kernel comes near to: a damaged file asks for no more."""
 SIZE_BYTES: Final = 4
 _PIECE: Final = 1 << 22
-_LZ4_BLOCK: Final = 8 << 20  # of the legacy frame; all but the last are this long
+LZ4_BLOCK: Final = 8 << 20  # of the legacy frame; all but the last are this long
 _ELF: Final = b"\x7fELF"
 
 Write = Callable[[bytes], object]
@@ -25,7 +25,7 @@ class PayloadError(EmuError):
     """The payload is damaged; the text says how."""
 
 
-class _Unpacker(Protocol):
+class Unpacker(Protocol):
     """The decompressor objects of the standard library's bz2 and lzma."""
 
     @property
@@ -35,6 +35,10 @@ class _Unpacker(Protocol):
     @property
     def needs_input(self) -> bool:
         """All that was given has been used up."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given and lies behind the stream."""
 
     def decompress(self, data: bytes, max_length: int = ...) -> bytes:
         """Unpack some."""
@@ -113,7 +117,7 @@ def _lzma(payload: bytes, _limit: int, write: Write) -> None:
     _stream(lzma.LZMADecompressor(lzma.FORMAT_ALONE), (lzma.LZMAError, MemoryError), payload, write)
 
 
-def _stream(stream: _Unpacker, errors: tuple[type[Exception], ...], payload: bytes, write: Write) -> None:
+def _stream(stream: Unpacker, errors: tuple[type[Exception], ...], payload: bytes, write: Write) -> None:
     data = payload
     while not stream.eof:
         try:
@@ -130,14 +134,14 @@ def _lz4(payload: bytes, _limit: int, write: Write) -> None:
     """The legacy frame: blocks, each behind its length."""
     import lz4.block  # noqa: PLC0415 - one format a run
 
-    view, at, end = memoryview(payload), len(_LZ4_MAGIC), len(payload) - SIZE_BYTES
+    view, at, end = memoryview(payload), len(LZ4_MAGIC), len(payload) - SIZE_BYTES
     while at + 4 <= end:
         (size,) = struct.unpack_from("<I", view, at)
         at += 4
         if size > end - at:
             raise PayloadError("its lz4 data is cut short")
         try:
-            piece = lz4.block.decompress(view[at : at + size], uncompressed_size=_LZ4_BLOCK)
+            piece = lz4.block.decompress(view[at : at + size], uncompressed_size=LZ4_BLOCK)
         except (lz4.block.LZ4BlockError, MemoryError, ValueError) as error:
             raise PayloadError(f"its lz4 data is damaged: {error}") from error
         write(piece)
@@ -154,13 +158,13 @@ def _zstd(payload: bytes, limit: int, write: Write) -> None:
     write(piece)
 
 
-_LZ4_MAGIC: Final = b"\x02\x21\x4c\x18"
+LZ4_MAGIC: Final = b"\x02\x21\x4c\x18"
 _MAGIC: Final[Mapping[bytes, str]] = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"\x5d\0\0": "lzma",
-    _LZ4_MAGIC: "lz4",
+    LZ4_MAGIC: "lz4",
     b"\x28\xb5\x2f\xfd": "zstd",
     _ELF: "uncompressed",
 }

@@ -9,7 +9,7 @@ import struct
 from typing import Final
 
 from emu.boot.image_file import ImageFile
-from emu.boot.initrd_streams import CHUNK, STREAMS, DamageError, GoOn
+from emu.boot.initrd_streams import CHUNK, DamageError, GoOn, end_of_stream
 
 CPIO: Final = (b"070701", b"070702")
 HEADER_SIZE: Final = 110
@@ -22,12 +22,8 @@ def check_archives(image: ImageFile, go_on: GoOn) -> None:
     """Read the file from archive to archive. Raises DamageError, and what `go_on` raises between pieces."""
     at: int | None = 0
     while at is not None and (at := _skip_zeros(image, at, go_on)) < image.size:
-        head = image.head(len(CPIO[0]), at)
-        if head in CPIO:
-            at = _end_of_cpio(image, at, go_on)
-            continue
-        search = next((found for magic, found in STREAMS.items() if head.startswith(magic)), None)
-        at = None if search is None else search(image, at, go_on)
+        is_cpio = image.head(len(CPIO[0]), at) in CPIO
+        at = _end_of_cpio(image, at, go_on) if is_cpio else end_of_stream(image, at, go_on)
 
 
 def _skip_zeros(image: ImageFile, at: int, go_on: GoOn) -> int:

@@ -9,8 +9,9 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from emu.boot.decompress import LZ4_BLOCK, LZ4_MAGIC, Unpacker, method_of
 from emu.boot.image_file import ImageFile
 from emu.errors import EmuError
 
@@ -25,25 +26,6 @@ _PIECE: Final = 1 << 18  # unpacked at a time: memory stays small, and the searc
 
 class DamageError(EmuError):
     """A stream ends early or cannot be what was packed; the text says which and how."""
-
-
-class _Unpacker(Protocol):
-    """The decompressor objects of bz2 and lzma."""
-
-    @property
-    def eof(self) -> bool:
-        """The stream has ended."""
-
-    @property
-    def needs_input(self) -> bool:
-        """All that was given has been used up."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """What was given and lies behind the stream."""
-
-    def decompress(self, data: bytes, max_length: int = ...) -> bytes:
-        """Unpack some."""
 
 
 class _Inflate:
@@ -105,7 +87,7 @@ def end_of_lzma(image: ImageFile, at: int, go_on: GoOn) -> int | None:
 
 
 def _end(
-    name: str, stream: _Unpacker, error: type[Exception], damage: str, where: tuple[ImageFile, int, GoOn]
+    name: str, stream: Unpacker, error: type[Exception], damage: str, where: tuple[ImageFile, int, GoOn]
 ) -> int | None:
     """Unpack to the end; `damage` is in the text of those errors that are no lack of the library."""
     image, start, go_on = where
@@ -126,7 +108,6 @@ def _end(
     return at - len(stream.unused_data)
 
 
-LZ4_MAGIC, LZ4_BLOCK = b"\x02\x21\x4c\x18", 8 << 20
 LZ4_PACKED_MOST: Final = LZ4_BLOCK + LZ4_BLOCK // 255 + 16
 
 
@@ -248,13 +229,19 @@ def end_of_lzop(image: ImageFile, at: int, go_on: GoOn) -> int | None:
         at += 8 + of_unpacked + packed + (of_packed if packed < unpacked else 0)
 
 
-STREAMS: Final[Mapping[bytes, Callable[[ImageFile, int, GoOn], int | None]]] = {
-    b"\x1f\x8b": end_of_gzip,
-    b"BZh": end_of_bzip2,
-    b"\xfd7zXZ\0": end_of_xz,
-    b"\x5d\0\0": end_of_lzma,
-    b"\x89LZO": end_of_lzop,
-    LZ4_MAGIC: end_of_lz4,
-    b"\x28\xb5\x2f\xfd": end_of_zstd,
+_STREAMS: Final[Mapping[str, Callable[[ImageFile, int, GoOn], int | None]]] = {
+    "gzip": end_of_gzip,
+    "bzip2": end_of_bzip2,
+    "xz": end_of_xz,
+    "lzma": end_of_lzma,
+    "lz4": end_of_lz4,
+    "zstd": end_of_zstd,
 }
-"""By the bytes that a stream starts with."""
+
+
+def end_of_stream(image: ImageFile, at: int, go_on: GoOn) -> int | None:
+    """Whatever it is; None where its first bytes are of no format known here. Raises DamageError."""
+    head = image.head(len(LZOP_MAGIC), at)
+    is_lzop = head.startswith(LZOP_MAGIC[:4])
+    search = end_of_lzop if is_lzop else _STREAMS.get(method_of(head) or "")
+    return None if search is None else search(image, at, go_on)

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-MASK64: Final = (1 << 64) - 1
+from emu.cpu.msr import MASK64
+
 WAIT_NS: Final = 10_000_000
 TRIES: Final = 20
 """Pairs of readings, the closest of which counts: 10 ms then give 5 ppm, where a single pair gives 1000."""

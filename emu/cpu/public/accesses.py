@@ -30,19 +30,12 @@ class Ports:
 
     def make_read(self, hooks: EngineHooks) -> Callable[[int, int, int, int], int]:
         """The callback for IN and INS."""
-        port_read, replay, add = hooks.port_read, self._replay, self._replay.add
+        port_read = _recorded(IN, 0, hooks.port_read, self._replay)
 
         def read(engine: int, port: int, width: int, user: int) -> int:
-            if not self._may_use(port, width):
-                return self._unchanged(width)
-            access = (IN, port, width)
-            if replay.answers:
-                found = replay.answer(access)
-                if found is not None:
-                    return found
-            value = port_read(engine, port, width, user)
-            add((access, value))
-            return value
+            if self._may_use(port, width):
+                return port_read(engine, port, width, user)
+            return self._unchanged(width)
 
         return read
 
@@ -78,15 +71,22 @@ class Ports:
 
 def make_area_read(area: MmioArea, replay: Replay) -> Callable[[int, int, int, int], int]:
     """The callback for loads from an area."""
-    base, area_read, add = area.base, area.read, replay.add
+    return _recorded(READ, area.base, area.read, replay)
+
+
+def _recorded(
+    kind: int, base: int, device_read: Callable[[int, int, int, int], int], replay: Replay
+) -> Callable[[int, int, int, int], int]:
+    """`device_read`, which is not asked again for what it has given to the instruction that begins anew."""
+    add = replay.add
 
     def read(engine: int, offset: int, width: int, user: int) -> int:
-        access = (READ, base + offset, width)
+        access = (kind, base + offset, width)
         if replay.answers:
             found = replay.answer(access)
             if found is not None:
                 return found
-        value = area_read(engine, offset, width, user)
+        value = device_read(engine, offset, width, user)
         add((access, value))
         return value
 
