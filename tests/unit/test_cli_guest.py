@@ -1,27 +1,16 @@
 """`emu run` and `emu smoke` with a real guest: what goes where, and the exit status."""
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
+from tests.cli_lab import command
+
 HELLO = str(Path(__file__).resolve().parents[2] / "guest-images/built/hello.elf")
 EXIT_PORT = ("-device", "isa-debug-exit,iobase=0xf4,iosize=0x04")
 DONE = 0x10 << 1 | 1
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emu", *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_the_same_words_that_qemu_takes_run_the_guest() -> None:

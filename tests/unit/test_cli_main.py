@@ -13,12 +13,7 @@ from emu.bus.ledger import Row
 from emu.cli import devices, exits, images, paths
 from emu.cli.main import COMMANDS, main
 from emu.errors import ConfigError, EngineError
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emu", *words], capture_output=True, text=True, timeout=60, check=False
-    )
+from tests.cli_lab import command
 
 
 def test_help_names_every_subcommand() -> None:

@@ -1,13 +1,12 @@
 """`-chardev socket` with devices that another process serves: what flags mean, one line for each error."""
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from emu.config import MachineConfig
+from tests.cli_lab import command
 from tests.unit.test_cli_flags import machine, refused
 
 IMAGE = Path(__file__).resolve().parents[2] / "guest-images/built/hello.elf"
@@ -43,10 +42,7 @@ def test_a_chardev_that_is_no_way_to_a_back_end_is_one_line(chardev: str) -> Non
 
 def started(path: Path, *more: str) -> str:
     """What the command says, which must fail at its start."""
-    words = ["run", str(IMAGE), "-chardev", f"socket,id=c,path={path}{''.join(more)}", *BLK]
-    done = subprocess.run(
-        [sys.executable, "-m", "emu", *words], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = command("run", str(IMAGE), "-chardev", f"socket,id=c,path={path}{''.join(more)}", *BLK)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     return done.stderr

@@ -3,11 +3,9 @@
 import bz2
 import gzip
 import lzma
-import os
 import random
 import struct
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -26,6 +24,7 @@ from emu.boot.initrd_archives import check_archives
 from emu.boot.initrd_streams import DamageError
 from emu.errors import ConfigError
 from emu.testing.guest_elf import Load, build_bzimage, build_elf
+from tests.cli_lab import command
 
 MIB = 1 << 20
 
@@ -187,18 +186,6 @@ WAITS = build_elf([Load(MIB, b"\xfb\xf4\xeb\xfd", 64)], entry=MIB)  # sti; 1: hl
 HALTS = build_elf([Load(MIB, b"\xfa\xf4", 64)], entry=MIB)
 
 
-def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emu", *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")},
-    )
-
-
 @pytest.mark.parametrize("kernel", [WAITS, HALTS], ids=["waits", "halts"])
 @pytest.mark.parametrize("how", ["run", "smoke"])
 def test_the_run_ends_with_one_line_whatever_the_guest_does(kernel: bytes, how: str, tmp_path: Path) -> None:
@@ -206,7 +193,7 @@ def test_the_run_ends_with_one_line_whatever_the_guest_does(kernel: bytes, how: 
     (tmp_path / "initrd").write_bytes(PACKED["zstd"](ARCHIVE)[:-2000])
     words = [how, *(["--expect", "never"] if how == "smoke" else []), "--timeout", "40", "-nodefaults"]
     words += ["-kernel", str(tmp_path / "bzImage"), "-initrd", str(tmp_path / "initrd")]
-    shown = command(*words, folder=tmp_path)
+    shown = command(*words, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert (shown.returncode, shown.stdout) == (2, "")
     assert shown.stderr == (
         f"emu: {tmp_path}/initrd: truncated: the zstd data from byte 0x0 on has no end; copy it again\n"
