@@ -12,8 +12,9 @@ from emu.devices.e1000_spec import (
     RXD_TCPE,
 )
 from emu.devices.net.checksum import word_sum
+from emu.devices.net.offload import TCP
 from emu.devices.net.types import Frame
-from emu.devices.net.verify import HEADER, IP, TCP, UDP, ipv4_end
+from emu.devices.net.verify import HEADER, IP, UDP, ipv4_end
 
 PCSS: Final = 0xFF
 CSUM_OFFSET: Final = {TCP: 16, UDP: 6}

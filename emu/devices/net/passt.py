@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from emu.devices.net.offload import IPV4_HEADER
 from emu.devices.net.stream import StreamPeer, enlarge
-from emu.devices.net.types import MIN_FRAME
+from emu.devices.net.verify import ipv4_end
 from emu.errors import ConfigError
 
 ADDRESS, NETMASK, GATEWAY = "10.0.2.15", "24", "10.0.2.2"
@@ -17,7 +16,6 @@ MTU: Final = 65520
 PATIENCE_S: Final = 5
 PADDED: Final = 64
 """Bytes up to which a frame may have padding at its end."""
-IPV4, IPV4_LENGTH_AT = b"\x08\x00", 16
 
 
 class Passt(StreamPeer):
@@ -89,7 +87,5 @@ def check_port(name: str, kind: str, port: int) -> None:
 
 def unpadded(frame: bytes) -> bytes:
     """An Ethernet frame up to the end of its IPv4 packet; any other frame as it is."""
-    if len(frame) < MIN_FRAME + IPV4_HEADER or frame[MIN_FRAME - 2 : MIN_FRAME] != IPV4:
-        return frame
-    length = int.from_bytes(frame[IPV4_LENGTH_AT : IPV4_LENGTH_AT + 2], "big")
-    return frame[: MIN_FRAME + length] if length >= IPV4_HEADER else frame
+    end = ipv4_end(frame)
+    return frame[:end] if end else frame

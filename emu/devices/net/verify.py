@@ -3,13 +3,13 @@
 from typing import Final, NamedTuple
 
 from emu.devices.net.checksum import word_sum
+from emu.devices.net.offload import IPV4_HEADER, IPV6_HEADER, TCP, TCP_HEADER
 from emu.devices.net.types import MIN_FRAME, Frame
 
 IP: Final = MIN_FRAME
 IPV4, IPV6 = b"\x08\x00", b"\x86\xdd"
-IPV4_HEADER, IPV6_HEADER = 20, 40
-TCP, UDP = 6, 17
-HEADER: Final = {TCP: 20, UDP: 8}
+UDP: Final = 17
+HEADER: Final = {TCP: TCP_HEADER, UDP: 8}
 
 
 class _Packet(NamedTuple):
